@@ -1,0 +1,1 @@
+"""What training and serving agree on, so that neither imports the other."""

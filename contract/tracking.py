@@ -1,0 +1,70 @@
+"""How MLflow is reached: where, with which deadlines, and what is said when it isn't there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, MutableMapping
+from typing import TYPE_CHECKING
+
+import requests
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEADLINES = {
+    # MLflow's own defaults (120 s, 7 retries) wait about 20 minutes for a server that hangs.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+PROBE_TIMEOUT_S = 5.0
+
+
+class MlflowUnreachableError(Exception):
+    """MLflow did not answer within the deadline, or no address for it was given."""
+
+
+def tracking_uri(environ: Mapping[str, str]) -> str | None:
+    """Return the tracking URI: `MLFLOW_TRACKING_URI`, else the original's `MLFLOW_SERVER_HOST`."""
+    if uri := environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    if host := environ.get("MLFLOW_SERVER_HOST"):
+        return host if "://" in host else f"http://{host}"
+    return None
+
+
+def bound_waits(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Give MLflow's HTTP client deadlines, where the environment has none. Call before import."""
+    for name, value in DEADLINES.items():
+        environ.setdefault(name, value)
+
+
+def connect(uri: str | None) -> MlflowClient:
+    """Return a client of the server at `uri` that has just answered.
+
+    Raises MlflowUnreachableError within about 5 s if there's no address or no answer.
+    """
+    if uri is None:
+        raise MlflowUnreachableError(
+            "no MLflow server named: set MLFLOW_TRACKING_URI (or MLFLOW_SERVER_HOST), "
+            "for example http://127.0.0.1:5000, or start one with `make run`"
+        )
+    bound_waits()
+    if uri.startswith(("http://", "https://")):
+        _probe(uri)
+    import mlflow  # noqa: PLC0415  # takes seconds: only for those who really connect
+
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _probe(uri: str) -> None:
+    try:
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S)
+        answer.raise_for_status()
+    except requests.RequestException as error:
+        raise MlflowUnreachableError(
+            f"no MLflow server answers at {uri} ({type(error).__name__}): "
+            "start it, or correct MLFLOW_TRACKING_URI"
+        ) from error
