@@ -28,3 +28,21 @@ TAG_DECISION: Final = "endeavour.gate.decision"
 
 TAG_REASONS: Final = "endeavour.gate.reasons"
 """Version and run tag: the gate's reasons, one a line."""
+
+TAG_JUDGED_AGAINST: Final = "endeavour.gate.champion"
+"""Version and run tag: the champion's version that the gate compared with, or `none`."""
+
+TAG_COMPARISON: Final = "endeavour.gate.comparison"
+"""Version and run tag: JSON with both errors and the interval, if there was a comparison."""
+
+TAG_PROMOTION: Final = "endeavour.promotion"
+"""Version tag, with `.<number>` behind it: JSON that records one move of the alias `champion`."""
+
+TAG_COMMIT: Final = "endeavour.commit"
+"""Version and run tag: the commit of the code that trained the model, or `unknown`."""
+
+TAG_DATA_DIGEST: Final = "endeavour.data.digest"
+"""Version and run tag: SHA-256 over the values that the model was fitted and judged on."""
+
+TAG_SEED: Final = "endeavour.seed"
+"""Version and run tag: the seed of the job."""

@@ -1,0 +1,91 @@
+# `make` alone prints this list.
+.DEFAULT_GOAL := help
+.PHONY: help install run dev train export stop test test-system lint format lock system-packages clean
+
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= train_config.yaml
+BIN := $(VENV)/bin
+
+# Stamps carry the lock's checksum, so that a changed lock, and only that, installs anew.
+LOCK_SUM := $(shell cat requirements.lock | cksum | tr -d ' ')
+DEV_SUM := $(shell cat requirements.lock requirements-dev.lock | cksum | tr -d ' ')
+INSTALLED := $(VENV)/.installed-$(LOCK_SUM)
+DEV_INSTALLED := $(VENV)/.installed-dev-$(DEV_SUM)
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+install: $(INSTALLED) ## make .venv with exactly what requirements.lock names
+
+run: $(INSTALLED) ## start MLflow, Ray and the service; train a first model; Ctrl-C stops all of it
+	@exec $(BIN)/python -m launcher run --train
+
+dev: $(INSTALLED) ## the same, and deploy again on every change of serve_app/
+	@exec $(BIN)/python -m launcher run --train --reload
+
+train: $(INSTALLED) ## train as a Ray job in the running system (CONFIG=train_config.yaml)
+	@exec $(BIN)/python -m launcher train --config $(CONFIG)
+
+export: $(INSTALLED) ## write the champion into var/model, for MODEL_SERVED=local
+	@exec $(BIN)/python -m launcher export
+
+stop: $(INSTALLED) ## stop what `make run` started here
+	@exec $(BIN)/python -m launcher stop
+
+test: lint ## everything: lint, types, all tests
+	$(BIN)/python -m pytest -m "not system"
+
+test-system: $(DEV_INSTALLED) ## the long forms of the fault, load and rollout tests
+	$(BIN)/python -m pytest -m system
+
+lint: $(DEV_INSTALLED) ## ruff, mypy, and the checks of Dockerfile, compose file and workflows
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/actionlint
+
+format: $(DEV_INSTALLED) ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## resolve the dependencies anew (needs uv)
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		--upgrade -o requirements.lock
+	uv pip compile --group dev -c requirements.lock --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" --upgrade -o requirements-dev.lock
+
+system-packages: ## install the system packages that the tests need (Debian, as root)
+	@for tool in curl git; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; \
+	else \
+		echo "error: install these first:$$missing" >&2; exit 2; \
+	fi
+
+clean: ## remove .venv and everything under var/, runs and versions too
+	rm -rf $(VENV) var
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "error: $(PYTHON) is missing: install Python 3.11 or newer, or set PYTHON" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit( \
+		"error: Python %d.%d does not do: install 3.11, 3.12 or 3.13, or set PYTHON" % v)'
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): | $(BIN)/python
+	@echo "installing requirements.lock into $(VENV) (a minute or two) ..."
+	@$(PIP_INSTALL) -r requirements.lock
+	@touch $@
+
+$(DEV_INSTALLED): | $(BIN)/python
+	@echo "installing requirements.lock and requirements-dev.lock into $(VENV) ..."
+	@$(PIP_INSTALL) -r requirements.lock -r requirements-dev.lock
+	@touch $(INSTALLED) $@

@@ -1,0 +1,111 @@
+"""Start, stop and train on this machine: `python -m launcher run | train | export | stop`."""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from contract.strict import SettingsError
+from contract.tracking import tracking_uri
+from launcher import console, layout, state, stop, training
+from launcher.errors import LaunchError, SettingError
+from launcher.system import Options, System
+
+ENVIRONMENT = """\
+environment:
+  PORT, MLFLOW_PORT, RAY_DASHBOARD_PORT   ports of the service (8000), MLflow (5000) and Ray's
+                                          dashboard (8265); all others move by themselves
+  MODEL_SERVED    mlflow: the registry's champion; local: the directory MODEL_DIR
+  MLFLOW_TRACKING_URI or MLFLOW_SERVER_HOST   an MLflow server of your own, instead of a new one
+  RAY_API_SERVER_ADDRESS, RAY_AUTH_TOKEN_PATH   for train: a cluster other than the one run here
+
+exit codes:
+  1 the system could not start, or ended by itself   2 wrong settings, a taken port
+  4 nothing answers; train ends with the job's own code
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except SettingsError as error:
+        console.complain(str(error))
+        return SettingError.exit_code
+    except LaunchError as error:
+        console.complain(str(error))
+        return error.exit_code
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m launcher",
+        description=__doc__,
+        epilog=ENVIRONMENT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="start MLflow, Ray and the service; Ctrl-C stops them")
+    run.add_argument(
+        "--train", action="store_true", help="train a first model if there's no champion"
+    )
+    run.add_argument("--reload", action="store_true", help="deploy again on a change of the code")
+    run.add_argument(
+        "--network",
+        action="store_true",
+        help="in a container: bind Ray and MLflow to its network, not to loopback only",
+    )
+    run.set_defaults(command=_run)
+
+    train = commands.add_parser("train", help="submit the training job to the running cluster")
+    train.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to python -m train")
+    train.set_defaults(command=_train)
+
+    export = commands.add_parser("export", help="write the champion into a directory")
+    export.add_argument("--to", type=Path, default=Path("var/model"), help="default: var/model")
+    export.set_defaults(command=_export)
+
+    end = commands.add_parser("stop", help="stop the system that runs here")
+    end.set_defaults(command=_stop)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    chosen = Options(
+        trains_if_empty=options.train, reloads=options.reload, opens_to_network=options.network
+    )
+    System(layout.here(), chosen, os.environ).run()
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    here = layout.here()
+    if address := os.environ.get("RAY_API_SERVER_ADDRESS"):
+        token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or here.token)
+        cluster = training.Cluster(address.rstrip("/"), token)
+    else:
+        cluster = training.Cluster(state.require_running(here.state).dashboard, here.token)
+    return training.run(cluster, here.root, options.arguments, os.environ)
+
+
+def _export(options: argparse.Namespace) -> int:
+    here = layout.here()
+    environ = {**os.environ, "MODEL_CACHE_DIR": str(here.model_cache)}
+    if tracking_uri(os.environ) is None:
+        environ["MLFLOW_TRACKING_URI"] = str(state.require_running(here.state).mlflow_uri)
+    command = [sys.executable, "-m", "serve_app", "export", "--to", str(options.to.absolute())]
+    return subprocess.run(command, env=environ, cwd=here.root, check=False).returncode
+
+
+def _stop(options: argparse.Namespace) -> int:
+    stop.stop(layout.here())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

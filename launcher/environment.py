@@ -1,0 +1,73 @@
+"""The environment that Ray, Serve and MLflow are started with."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from launcher.errors import SettingError
+from launcher.layout import Layout
+from launcher.ports import Ports
+
+DRAIN_S = 2
+
+
+def of_file(file: Path) -> dict[str, str]:
+    """Return the NAME=value lines of `serve.env`. Raises SettingError for any other line."""
+    if not file.is_file():
+        raise SettingError(f"{file} is missing: it holds the environment of Ray and Serve")
+    values: dict[str, str] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise SettingError(f"{file}:{number}: must be NAME=value, got {text!r}")
+        values[name] = value
+    return values
+
+
+def of_cluster(
+    layout: Layout,
+    ports: Ports,
+    environ: Mapping[str, str],
+    *,
+    mlflow_uri: str | None,
+    scratch: Path,
+) -> dict[str, str]:
+    """Return the environment of `ray start`: what the caller has set wins over `serve.env`."""
+    own = {
+        "RAY_AUTH_TOKEN_PATH": str(layout.token),
+        "MODEL_CACHE_DIR": str(layout.model_cache),
+        # On one machine nobody else drains this node; clusters keep their periods.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(DRAIN_S),
+    }
+    moved = {
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(scratch / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_http),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports.fallback_grpc),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.ingress_http_first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.ingress_http_last),
+    }
+    result = {**of_file(layout.root / "serve.env"), **own, **environ, **moved}
+    result["PATH"] = os.pathsep.join([str(_bin_folder()), environ.get("PATH", os.defpath)])
+    result["PYTHONPATH"] = str(layout.root)
+    result["PYTHONUNBUFFERED"] = "1"
+    if mlflow_uri is not None:
+        result["MLFLOW_TRACKING_URI"] = mlflow_uri
+    result.pop("RAY_ADDRESS", None)
+    return result
+
+
+def _bin_folder() -> Path:
+    return Path(sys.executable).parent

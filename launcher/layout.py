@@ -1,0 +1,60 @@
+"""Where a copy of the project keeps what it makes: everything under `var/`."""
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one copy; `var` is the only folder that running it writes to."""
+
+    root: Path
+
+    @property
+    def var(self) -> Path:
+        """The folder for everything that running the project makes."""
+        return self.root / "var"
+
+    @property
+    def logs(self) -> Path:
+        """Output of the processes that the launcher starts, one file each."""
+        return self.var / "logs"
+
+    @property
+    def mlflow(self) -> Path:
+        """The embedded MLflow server's database and artifacts."""
+        return self.var / "mlflow"
+
+    @property
+    def model_cache(self) -> Path:
+        """Copies of model versions, for serving."""
+        return self.var / "cache"
+
+    @property
+    def token(self) -> Path:
+        """Ray's token."""
+        return self.var / "ray_token"
+
+    @property
+    def state(self) -> Path:
+        """What runs, for `make stop` and `make train`."""
+        return self.var / "run.json"
+
+    @property
+    def serve_config(self) -> Path:
+        """The copy of serve_config.yaml with this run's ports."""
+        return self.var / "serve_config.yaml"
+
+    def make(self) -> None:
+        """Make the folders, and the token that only this user may read."""
+        for folder in (self.logs, self.mlflow, self.model_cache):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not self.token.exists():
+            self.token.touch(mode=0o600)
+            self.token.write_text(secrets.token_hex(32))
+
+
+def here() -> Layout:
+    """Return the layout of the copy that this module belongs to."""
+    return Layout(Path(__file__).resolve().parent.parent)

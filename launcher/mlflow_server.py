@@ -1,0 +1,65 @@
+"""The embedded MLflow server: SQLite and local artifacts under `var/mlflow`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import requests
+
+from contract import names
+from launcher import preflight, processes
+from launcher.errors import UnreachableError
+from launcher.processes import Child
+
+_TIMEOUT_S = 5.0
+
+
+def start(folder: Path, host: str, port: int, environ: Mapping[str, str], log: Path) -> Child:
+    """Start the server on `port`."""
+    command = [
+        preflight.tool("mlflow"),
+        "server",
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--backend-store-uri",
+        f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+        "--workers",
+        "1",
+    ]
+    if allowed := environ.get("MLFLOW_SERVER_ALLOWED_HOSTS"):
+        command += ["--allowed-hosts", allowed]
+    # Evaluation jobs are of no use here, and their workers take memory.
+    environ = {**environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return processes.start("the MLflow server", command, environ=environ, log=log, cwd=folder)
+
+
+def answers(uri: str) -> bool:
+    """Whether a server answers at `uri`."""
+    try:
+        return requests.get(f"{uri}/health", timeout=_TIMEOUT_S).ok
+    except requests.RequestException:
+        return False
+
+
+def has_champion(uri: str, model_name: str) -> bool:
+    """Whether the registry has a version with the champion's alias.
+
+    Raises UnreachableError if the server doesn't say.
+    """
+    try:
+        answer = requests.get(
+            f"{uri}/api/2.0/mlflow/registered-models/alias",
+            params={"name": model_name, "alias": names.CHAMPION},
+            timeout=_TIMEOUT_S,
+        )
+        if answer.ok:
+            return True
+        code = answer.json().get("error_code")
+    except (requests.RequestException, ValueError) as error:
+        raise UnreachableError(f"the MLflow server at {uri} does not answer: {error}") from error
+    if code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        return False
+    raise UnreachableError(f"the MLflow server at {uri} answered {answer.status_code} {code}")

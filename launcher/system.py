@@ -1,0 +1,245 @@
+"""The whole system on one machine: started in order, watched, and ended without a trace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import psutil
+
+from contract import strict, tracking
+from launcher import (
+    console,
+    environment,
+    mlflow_server,
+    ports,
+    preflight,
+    processes,
+    ray_head,
+    serving,
+    state,
+    training,
+)
+from launcher.errors import LaunchError, SettingError
+from launcher.layout import Layout
+from launcher.processes import Child
+from serve_app import settings
+
+START_DEADLINE_S: Final = 90.0
+DEPLOY_DEADLINE_S: Final = 180.0
+SERVE_STOP_S: Final = 15.0
+REST_STOP_S: Final = 10.0
+_POLL_S: Final = 0.2
+_WATCH_S: Final = 1.0
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM; not an Exception, so that nothing on the way takes it for a failure."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How this run differs from the plain one."""
+
+    trains_if_empty: bool = False
+    """Train a first model if the registry has no champion."""
+    reloads: bool = False
+    """Deploy again on every change of the code."""
+    host: str | None = None
+    """Interface that the service binds; None: as serve_config.yaml says."""
+    opens_to_network: bool = False
+    """In a container: Ray's head and MLflow bind all of its interfaces, not only loopback."""
+
+
+class System:
+    """One run. Use `run()`; it returns when the system has been stopped."""
+
+    def __init__(self, layout: Layout, options: Options, environ: Mapping[str, str]) -> None:
+        self._layout = layout
+        self._options = options
+        self._environ = environ
+        self._children: list[Child] = []
+
+    def run(self) -> None:
+        """Start everything, wait for SIGINT or SIGTERM, stop everything.
+
+        Raises LaunchError with one line if it can't start or if a part ends by itself.
+        """
+        chosen = self._check()
+        processes.adopt_orphans()
+        with ExitStack() as stack:
+            scratch = Path(tempfile.mkdtemp(prefix="edv-", dir="/tmp"))
+            stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+            stack.callback(self._layout.state.unlink, missing_ok=True)
+            stack.callback(self._stop)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, _raise_stopped)
+            try:
+                self._start(chosen, scratch)
+                self._watch()
+            except Stopped:
+                console.say("")
+            finally:
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(number, _say_stopping)
+
+    def _check(self) -> settings.Settings:
+        preflight.check_python()
+        preflight.check_tools(["ray", "serve", "mlflow"])
+        if (run := state.running(self._layout.state)) is not None:
+            raise SettingError(
+                f"already running at {run.address} (process {run.launcher.pid}): "
+                "`make stop` ends it"
+            )
+        config = strict.read_yaml(self._layout.root / "serve_config.yaml")
+        self._layout.make()
+        chosen = settings.resolve(settings.args_of(config), self._environ)
+        self._needs_mlflow = (
+            chosen.model_served == "mlflow" and tracking.tracking_uri(self._environ) is None
+        )
+        self._ports = ports.choose(self._environ, needs_mlflow=self._needs_mlflow)
+        return chosen
+
+    def _start(self, chosen: settings.Settings, scratch: Path) -> None:
+        layout, host = self._layout, "127.0.0.1"
+        mlflow_uri = tracking.tracking_uri(self._environ)
+        if self._needs_mlflow:
+            mlflow_uri = f"http://{host}:{self._ports.mlflow}"
+        environ = environment.of_cluster(
+            layout, self._ports, self._environ, mlflow_uri=mlflow_uri, scratch=scratch
+        )
+        binds = "0.0.0.0" if self._options.opens_to_network else host
+        dashboard = f"http://{host}:{self._ports.dashboard}"
+        token = layout.token.read_text()
+        run = state.Run(
+            launcher=state.ProcessId.of(psutil.Process()),
+            address=f"http://{host}:{self._ports.http}",
+            mlflow_uri=mlflow_uri if chosen.model_served == "mlflow" else None,
+            ray_address=f"{host}:{self._ports.gcs}",
+            dashboard=dashboard,
+        )
+        run.save(layout.state)
+
+        ray_host = _own_address() if self._options.opens_to_network else host
+        self._children.append(ray_head.start(layout, self._ports, ray_host, environ, scratch))
+        if self._needs_mlflow:
+            log = layout.logs / "mlflow.log"
+            port = self._ports.mlflow
+            server = mlflow_server.start(layout.mlflow, binds, port, environ, log)
+            self._children.append(server)
+            with console.step(f"MLflow at {mlflow_uri}"):
+                self._wait(lambda: mlflow_server.answers(str(mlflow_uri)), START_DEADLINE_S)
+        with console.step(f"Ray, dashboard at {dashboard}"):
+            self._wait(lambda: ray_head.answers(dashboard, token), START_DEADLINE_S)
+        run = self._record(run)
+
+        if chosen.model_served == "mlflow" and self._options.trains_if_empty:
+            self._train_if_empty(str(mlflow_uri), chosen.model_name, dashboard)
+        with console.step("the model"):
+            self._check_model(environ)
+        environ = {**environ, "RAY_ADDRESS": f"{ray_host}:{self._ports.gcs}"}
+        start = serving.start_reloading if self._options.reloads else serving.start
+        self._children.append(start(layout, self._ports, self._options.host, environ))
+        with console.step("the deployment"):
+            self._wait(lambda: serving.is_running(dashboard, token), DEPLOY_DEADLINE_S)
+            self._wait(lambda: serving.answers(run.address), START_DEADLINE_S)
+        self._welcome(self._record(run))
+
+    def _train_if_empty(self, mlflow_uri: str, model_name: str, dashboard: str) -> None:
+        if mlflow_server.has_champion(mlflow_uri, model_name):
+            return
+        console.say(f"  no champion of {model_name!r} yet: training the first one")
+        cluster = training.Cluster(dashboard, self._layout.token)
+        code = training.run(cluster, self._layout.root, [], self._environ)
+        if code != 0:
+            raise LaunchError(f"the training job ended with code {code}; its output stands above")
+
+    def _check_model(self, environ: Mapping[str, str]) -> None:
+        """Ask, in a process of its own, whether settings and model can be served."""
+        completed = subprocess.run(
+            [sys.executable, "-m", "serve_app", "check", "--config", "serve_config.yaml"],
+            cwd=self._layout.root,
+            env=dict(environ),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=START_DEADLINE_S,
+        )
+        if completed.returncode != 0:
+            lines = completed.stderr.strip().splitlines() or ["no reason was given"]
+            raise LaunchError(lines[-1].removeprefix("error: "))
+
+    def _wait(self, is_done: Callable[[], bool], deadline_s: float) -> None:
+        until = time.monotonic() + deadline_s
+        while not is_done():
+            processes.check_alive(self._children)
+            if time.monotonic() > until:
+                logs = ", ".join(str(child.log) for child in self._children)
+                raise LaunchError(f"not there after {deadline_s:g} s; see {logs}")
+            time.sleep(_POLL_S)
+
+    def _watch(self) -> None:
+        while True:
+            processes.check_alive(self._children)
+            processes.reap_orphans(self._children)
+            time.sleep(_WATCH_S)
+
+    def _record(self, run: state.Run) -> state.Run:
+        """Note all processes, for a `make stop` after the launcher itself was killed."""
+        found = tuple(state.ProcessId.of(one) for one in processes.descendants())
+        run = replace(run, processes=found)
+        run.save(self._layout.state)
+        return run
+
+    def _welcome(self, run: state.Run) -> None:
+        curl = f"""curl --json '{{"X": 0.2}}' localhost:{self._ports.http}/stream"""
+        lines = [f"\nEndeavour answers at {run.address}"]
+        if run.mlflow_uri:
+            lines.append(f"  MLflow         {run.mlflow_uri}")
+        lines += [
+            f"  Ray dashboard  {run.dashboard}  (its token: {self._layout.token})",
+            f"  logs           {self._layout.logs}",
+            "try it:",
+            f"  {curl}",
+            "Ctrl-C stops everything.",
+        ]
+        console.say("\n".join(lines))
+
+    def _stop(self) -> None:
+        with console.step("stopped"):
+            stop_children(self._children)
+            left = processes.end(processes.descendants(), REST_STOP_S)
+        if left:
+            console.complain(f"still running: {', '.join(str(one.pid) for one in left)}")
+
+
+def stop_children(children: list[Child]) -> None:
+    """End the parts in the opposite order: Serve drains first, then Ray and MLflow."""
+    for child in reversed(children):
+        if child.name.startswith("serve"):
+            processes.interrupt(child, signal.SIGINT, SERVE_STOP_S)
+
+
+def _own_address() -> str:
+    """Return the address under which other containers reach this one."""
+    return socket.gethostbyname(socket.gethostname())
+
+
+def _raise_stopped(number: int, frame: FrameType | None) -> None:
+    raise Stopped
+
+
+def _say_stopping(number: int, frame: FrameType | None) -> None:
+    os.write(1, b"stopping already, a moment please\n")

@@ -1,0 +1,114 @@
+"""Every error that a client can meet; each class owns its HTTP status and its stable code.
+
+Bodies are `application/problem+json` (RFC 9457).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import orjson
+
+
+class ServeError(Exception):
+    """An answer other than 200. `detail` says what is wrong, where, and the way out."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "The service failed"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[Mapping[str, Any]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors
+        self.headers = dict(headers or {})
+
+    def body(self) -> bytes:
+        """Return the problem document."""
+        problem: dict[str, Any] = {
+            "type": f"urn:endeavour:problem:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+        }
+        if self.errors:
+            problem["errors"] = list(self.errors)
+        return orjson.dumps(problem)
+
+
+class MalformedBodyError(ServeError):
+    """The body isn't JSON in UTF-8."""
+
+    status, code, title = 400, "malformed_json", "The body is not valid JSON"
+
+
+class UnknownParameterError(ServeError):
+    """A query parameter has a value that can't be used."""
+
+    status, code, title = 400, "invalid_parameter", "A query parameter can't be used"
+
+
+class NoSuchRouteError(ServeError):
+    """No route has this path."""
+
+    status, code, title = 404, "not_found", "There is nothing at this path"
+
+
+class MethodNotAllowedError(ServeError):
+    """The route exists and takes other methods."""
+
+    status, code, title = 405, "method_not_allowed", "This route takes another method"
+
+
+class BodyTooLargeError(ServeError):
+    """The body or its number of records is over the limit."""
+
+    status, code, title = 413, "too_large", "The request is too large"
+
+
+class UnsupportedMediaTypeError(ServeError):
+    """The body's type, charset or encoding isn't one that is read here."""
+
+    status, code, title = 415, "unsupported_media_type", "The body's type is not supported"
+
+
+class InvalidRecordsError(ServeError):
+    """The body is JSON, but not the records that the model's signature asks for."""
+
+    status, code, title = 422, "invalid_records", "The records don't fit the model's signature"
+
+
+class UnpredictableRecordsError(ServeError):
+    """The model raised, or gave no finite number, for records that fit its signature."""
+
+    status, code, title = 422, "unpredictable_records", "The model has no answer for these records"
+
+
+class OverloadedError(ServeError):
+    """The queue is full; nothing was run."""
+
+    status, code, title = 503, "overloaded", "The service is overloaded"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"retry-after": "1"})
+
+
+class NotReadyError(ServeError):
+    """No worker answers."""
+
+    status, code, title = 503, "not_ready", "No model worker answers"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"retry-after": "1"})
+
+
+class DeadlineExceededError(ServeError):
+    """The answer was not there in time."""
+
+    status, code, title = 504, "deadline_exceeded", "The answer took too long"

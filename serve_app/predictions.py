@@ -1,0 +1,34 @@
+"""What a worker answers: one outcome for each row."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Values of shape (records,), or (records, classes) for probabilities, and what failed.
+
+    `errors` maps the index of a record that has no answer to the reason; its value is undefined.
+    """
+
+    values: npt.NDArray[Any]
+    errors: Mapping[int, str] = field(default_factory=dict)
+
+    def part(self, start: int, end: int) -> "Predictions":
+        """Return the outcomes of rows `start` to `end`, indexed anew from 0."""
+        errors = {at - start: why for at, why in self.errors.items() if start <= at < end}
+        return Predictions(self.values[start:end], errors)
+
+
+def concatenate(parts: Sequence[Predictions]) -> Predictions:
+    """Return the outcomes of several row blocks as one, in order."""
+    errors: dict[int, str] = {}
+    offset = 0
+    for part in parts:
+        errors.update({at + offset: why for at, why in part.errors.items()})
+        offset += len(part.values)
+    return Predictions(np.concatenate([part.values for part in parts]), errors)

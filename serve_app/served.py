@@ -1,0 +1,33 @@
+"""What is served, as facts that are cheap to send to every replica."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from serve_app.records import Rows
+from serve_app.signature import Signature
+
+
+@dataclass(frozen=True)
+class ServedVersion:
+    """An exact version: what replicas are told instead of an alias."""
+
+    name: str
+    version: str
+    run_id: str | None
+    source: str
+    """`models:/<name>/<version>`, or the path of a local directory."""
+    digest: str
+    """SHA-256 over the names and contents of the model's files."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """An exact version and what its clients need to know of it."""
+
+    version: ServedVersion
+    signature: Signature
+    example: Rows
+    """A record that the model is known to take, shape (1, features)."""
+    classes: tuple[str, ...] | None
+    """Labels of a classifier that gives probabilities, in their order; None otherwise."""

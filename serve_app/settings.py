@@ -1,0 +1,90 @@
+"""Settings of the application: `args` in `serve_config.yaml`, overridden by the environment."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from contract import names, strict, tracking
+
+
+class Limits(strict.Strict):
+    """Bounds on what one ingress replica takes in, and for how long it waits."""
+
+    max_body_bytes: PositiveInt = Field(
+        default=16 * 2**20, description="Largest request body, in bytes; larger ones get 413"
+    )
+    max_batch_records: PositiveInt = Field(
+        default=100_000, description="Most records in one /batch request; more get 413"
+    )
+    max_queued_rows: PositiveInt = Field(
+        default=200_000, description="Rows that may wait in one ingress; more get 503"
+    )
+    deadline_s: PositiveFloat = Field(
+        default=30.0, description="Longest a request waits for its prediction; then 504"
+    )
+
+
+class Dispatch(strict.Strict):
+    """How waiting requests become calls to the workers."""
+
+    max_rows_per_call: PositiveInt = Field(
+        default=4096, description="Rows in one call; larger batches are spread over the workers"
+    )
+    max_calls_under_way: PositiveInt = Field(
+        default=2, description="Calls that one ingress has under way at once"
+    )
+
+
+class Settings(strict.Strict):
+    """All settings of the application."""
+
+    model_name: str = Field(default=names.MODEL_NAME, min_length=1)
+    model_served: Literal["mlflow", "local"] = Field(
+        default="mlflow",
+        description="mlflow: the registry's champion; local: a directory from `make export`",
+    )
+    model_dir: Path = Field(
+        default=Path("var/model"), description="Model directory that model_served: local reads"
+    )
+    mlflow_tracking_uri: str | None = Field(default=None, description="Address of MLflow")
+    cache_dir: Path = Field(
+        default=Path(tempfile.gettempdir()) / f"endeavour-models-{os.getuid()}",
+        description="Where each node keeps its copies of model versions",
+    )
+    extra_trusted_types: tuple[str, ...] = Field(
+        default=(), description="Types of your own that a model file may hold; they run at load"
+    )
+    limits: Limits = Limits()
+    dispatch: Dispatch = Dispatch()
+
+
+_ENVIRONMENT = {
+    "MODEL_NAME": "model_name",
+    "MODEL_SERVED": "model_served",
+    "MODEL_DIR": "model_dir",
+    "MODEL_CACHE_DIR": "cache_dir",
+}
+
+
+def resolve(args: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Return the settings: the environment first, then `args`, then the defaults.
+
+    Raises contract.strict.SettingsError with one line for each fault.
+    """
+    values = dict(args)
+    values.update({key: environ[name] for name, key in _ENVIRONMENT.items() if environ.get(name)})
+    if uri := tracking.tracking_uri(environ):
+        values["mlflow_tracking_uri"] = uri
+    return strict.parse(Settings, values, "serving settings")
+
+
+def args_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the builder's `args` from the content of a Serve config file."""
+    applications = config.get("applications") or [{}]
+    if not isinstance(applications, list) or not isinstance(applications[0], dict):
+        raise strict.SettingsError("applications: must be a list of Serve applications")
+    return dict(applications[0].get("args") or {})
