@@ -46,3 +46,6 @@ TAG_DATA_DIGEST: Final = "endeavour.data.digest"
 
 TAG_SEED: Final = "endeavour.seed"
 """Version and run tag: the seed of the job."""
+
+TAG_VERSION: Final = "endeavour.version"
+"""Run tag: the version that the job ended with, if the gate let it pass."""

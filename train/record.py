@@ -1,0 +1,252 @@
+"""One MLflow run that holds everything about a training job."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.entities import Metric, Param
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+
+from contract import names
+from contract.model_types import TRUSTED_TYPES
+from train import fingerprint, plots, weights
+from train.data import Dataset, Part
+from train.estimator import last_step
+from train.evaluate import Evaluation
+from train.fit import Fitted
+from train.gate import Champion, Decision
+from train.settings import TrainSettings
+
+METRICS_A_CALL = 1_000
+PARAMS_A_CALL = 100
+LONGEST_PARAM = 500
+LONGEST_TAG = 4_900
+EXAMPLE_ROWS = 3
+REQUIREMENTS = ("numpy", "scikit-learn", "skops")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job found out, before the gate's word."""
+
+    settings: TrainSettings
+    dataset: Dataset
+    fitted: Fitted
+    evaluation: Evaluation
+    cross_validation: dict[str, tuple[float, ...]]
+    fingerprint: str
+    started_ms: int
+
+
+@dataclass(frozen=True)
+class Logged:
+    """Where MLflow keeps the run and its model."""
+
+    run_id: str
+    model_id: str
+
+
+def log(
+    client: MlflowClient, result: Result, decision: Decision, champion: Champion | None
+) -> Logged:
+    """Log the whole job as one run; a failure on the way leaves it marked FAILED."""
+    experiment = mlflow.set_experiment(result.settings.experiment)
+    run = client.create_run(
+        experiment.experiment_id,
+        start_time=result.started_ms,
+        run_name=f"{type(last_step(result.fitted.model)).__name__}-{result.fingerprint[:8]}",
+        tags=_tags(result),
+    )
+    run_id = run.info.run_id
+    with _quiet(), mlflow.start_run(run_id=run_id):
+        _log_params(client, run_id, result)
+        _log_metrics(client, run_id, result)
+        _log_datasets(result)
+        _log_files(run_id, result, champion)
+        log_decision(client, run_id, result, decision)
+        model_id = _log_model(result)
+    return Logged(run_id, model_id)
+
+
+def log_decision(client: MlflowClient, run_id: str, result: Result, decision: Decision) -> None:
+    """Put the gate's decision on the run; a later one takes the place of an earlier one."""
+    text = json.dumps(_finite(_decision(result, decision)), indent=2, allow_nan=False)
+    client.log_text(run_id, text + "\n", "gate_decision.json")
+    for key, value in decision_tags(decision).items():
+        client.set_tag(run_id, key, value)
+
+
+def decision_tags(decision: Decision) -> dict[str, str]:
+    """Return the decision as tags, for the run and for the version."""
+    tags = {
+        names.TAG_DECISION: "passed" if decision.passed else "refused",
+        names.TAG_REASONS: "\n".join(decision.reasons)[:LONGEST_TAG],
+        names.TAG_JUDGED_AGAINST: decision.champion_version or "none",
+    }
+    if decision.comparison is not None:
+        tags[names.TAG_COMPARISON] = json.dumps(_finite(asdict(decision.comparison)))
+    return tags
+
+
+def version_tags(result: Result, decision: Decision) -> dict[str, str]:
+    """Return the tags that a registered version carries."""
+    return _tags(result) | decision_tags(decision)
+
+
+def _tags(result: Result) -> dict[str, str]:
+    commit = fingerprint.commit()
+    libraries = fingerprint.library_versions().items()
+    return {
+        names.TAG_FINGERPRINT: result.fingerprint,
+        names.TAG_COMMIT: commit,
+        names.TAG_DATA_DIGEST: result.dataset.digest,
+        names.TAG_SEED: str(result.settings.seed),
+        **{f"endeavour.library.{name}": installed for name, installed in libraries},
+    }
+
+
+def _log_params(client: MlflowClient, run_id: str, result: Result) -> None:
+    flat = _flatten(result.settings.model_dump(mode="json", exclude={"deadlines"}))
+    flat |= {f"fitted.{k}": v for k, v in last_step(result.fitted.model).get_params().items()}
+    flat |= {
+        "rows.train": len(result.dataset.train.rows),
+        "rows.test": len(result.dataset.test.rows),
+    }
+    params = [Param(key, str(value)[:LONGEST_PARAM]) for key, value in flat.items()]
+    for start in range(0, len(params), PARAMS_A_CALL):
+        client.log_batch(run_id, params=params[start : start + PARAMS_A_CALL])
+
+
+def _log_metrics(client: MlflowClient, run_id: str, result: Result) -> None:
+    now = int(time.time() * 1000)
+    found = {f"test_{name}": value for name, value in result.evaluation.metrics.items()}
+    for name, values in result.cross_validation.items():
+        found[f"cv_{name}_mean"] = float(np.mean(values))
+        found[f"cv_{name}_std"] = float(np.std(values))
+    metrics = [Metric(name, value, now, 0) for name, value in found.items()]
+    losses = enumerate(result.fitted.losses, start=1)
+    metrics += [Metric("train_loss", loss, now, epoch) for epoch, loss in losses]
+    for start in range(0, len(metrics), METRICS_A_CALL):
+        client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])
+
+
+def _log_datasets(result: Result) -> None:
+    dataset = result.dataset
+    for context, part in (("train", dataset.train), ("test", dataset.test)):
+        source = CodeDatasetSource({"source": result.settings.data.source, "part": context})
+        logged = mlflow.data.from_pandas(  # type: ignore[attr-defined]
+            dataset.table(part), source=source, targets=dataset.target_name, name=context
+        )
+        mlflow.log_input(logged, context=context)
+
+
+def _log_files(run_id: str, result: Result, champion: Champion | None) -> None:
+    dataset, fitted = result.dataset, result.fitted
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for name in ("data", "plots"):
+            (root / name).mkdir()
+        dataset.table(dataset.train).to_csv(root / "data" / "train.csv")
+        dataset.table(dataset.test).to_csv(root / "data" / "test.csv")
+        _predictions(result, champion).to_csv(root / "predictions.csv")
+        _write_json(root / "weights.json", weights.describe(fitted.model, dataset.feature_names))
+        _write_json(root / "settings.json", result.settings.model_dump(mode="json"))
+        figures = plots.draw(result.settings, dataset, fitted, result.evaluation)
+        for name, figure in figures.items():
+            plots.save(figure, str(root / "plots" / name))
+        mlflow.log_artifacts(folder, run_id=run_id)
+
+
+def _log_model(result: Result) -> str:
+    dataset = result.dataset
+    inputs = Schema([ColSpec(DataType.double, name) for name in dataset.feature_names])
+    info = mlflow.sklearn.log_model(
+        result.fitted.model,
+        name=names.MODEL_ARTIFACT,
+        serialization_format="skops",
+        skops_trusted_types=[*TRUSTED_TYPES, *result.settings.extra_trusted_types],
+        signature=ModelSignature(inputs, Schema([ColSpec(_output_type(dataset.train))])),
+        input_example=dataset.table(dataset.train)[list(dataset.feature_names)].head(EXAMPLE_ROWS),
+        pip_requirements=_requirements(result),
+    )
+    return str(info.model_id)
+
+
+def _output_type(part: Part) -> DataType:
+    kinds = {"f": DataType.double, "i": DataType.long, "U": DataType.string}
+    return kinds[part.target.dtype.kind]
+
+
+def _requirements(result: Result) -> list[str]:
+    """Name what the model needs; left to itself, MLflow loads it in a new process to find out."""
+    packages = set(REQUIREMENTS)
+    module = type(last_step(result.fitted.model)).__module__.partition(".")[0]
+    if module != "sklearn":
+        packages |= set(packages_distributions().get(module, []))
+    return [f"{name}=={version(name)}" for name in sorted(packages)]
+
+
+def _predictions(result: Result, champion: Champion | None) -> pd.DataFrame:
+    test = result.dataset.test
+    table = pd.DataFrame(
+        {"actual": test.target, "predicted": result.evaluation.predictions}, index=test.rows
+    )
+    if champion is not None and champion.predictions is not None:
+        table["champion_predicted"] = champion.predictions
+    return table.rename_axis("row")
+
+
+def _decision(result: Result, decision: Decision) -> dict[str, Any]:
+    return {
+        **asdict(decision),
+        "metrics": result.evaluation.metrics,
+        "policy": result.settings.policy.model_dump(),
+        "seed": result.settings.seed,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with null for what JSON has no number for: NaN and the infinities."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _write_json(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow tries the example as a DataFrame on a model fitted on arrays, and warns of that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
