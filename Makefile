@@ -1,6 +1,6 @@
 # `make` alone prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help install run dev train export stop test test-system lint format lock system-packages clean
+.PHONY: help install run dev train export stop test test-system lint format lock system-packages
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -70,15 +70,14 @@ system-packages: ## install the system packages that the tests need (Debian, as 
 		echo "error: install these first:$$missing" >&2; exit 2; \
 	fi
 
-clean: ## remove .venv and everything under var/, runs and versions too
-	rm -rf $(VENV) var
-
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { \
 		echo "error: $(PYTHON) is missing: install Python 3.11 or newer, or set PYTHON" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit( \
 		"error: Python %d.%d does not do: install 3.11, 3.12 or 3.13, or set PYTHON" % v)'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "error: no virtual environment could be made: on Debian, install python3-venv" >&2; \
+		exit 2; }
 
 $(INSTALLED): | $(BIN)/python
 	@echo "installing requirements.lock into $(VENV) (a minute or two) ..."

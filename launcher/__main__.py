@@ -79,22 +79,21 @@ def _run(options: argparse.Namespace) -> int:
     chosen = Options(
         trains_if_empty=options.train, reloads=options.reload, opens_to_network=options.network
     )
-    System(layout.here(), chosen, os.environ).run()
+    System(layout.here(os.environ), chosen, os.environ).run()
     return 0
 
 
 def _train(options: argparse.Namespace) -> int:
-    here = layout.here()
+    here = layout.here(os.environ)
     if address := os.environ.get("RAY_API_SERVER_ADDRESS"):
-        token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or here.token)
-        cluster = training.Cluster(address.rstrip("/"), token)
+        cluster = training.Cluster(address.rstrip("/"), here.token)
     else:
         cluster = training.Cluster(state.require_running(here.state).dashboard, here.token)
     return training.run(cluster, here.root, options.arguments, os.environ)
 
 
 def _export(options: argparse.Namespace) -> int:
-    here = layout.here()
+    here = layout.here(os.environ)
     environ = {**os.environ, "MODEL_CACHE_DIR": str(here.model_cache)}
     if tracking_uri(os.environ) is None:
         environ["MLFLOW_TRACKING_URI"] = str(state.require_running(here.state).mlflow_uri)
@@ -103,7 +102,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    stop.stop(layout.here())
+    stop.stop(layout.here(os.environ))
     return 0
 
 

@@ -1,15 +1,18 @@
 """Where a copy of the project keeps what it makes: everything under `var/`."""
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths of one copy; `var` is the only folder that running it writes to."""
+    """Paths of one copy; running it writes to `var` only."""
 
     root: Path
+    token: Path
+    """The file with Ray's token."""
 
     @property
     def var(self) -> Path:
@@ -32,11 +35,6 @@ class Layout:
         return self.var / "cache"
 
     @property
-    def token(self) -> Path:
-        """Ray's token."""
-        return self.var / "ray_token"
-
-    @property
     def state(self) -> Path:
         """What runs, for `make stop` and `make train`."""
         return self.var / "run.json"
@@ -50,11 +48,16 @@ class Layout:
         """Make the folders, and the token that only this user may read."""
         for folder in (self.logs, self.mlflow, self.model_cache):
             folder.mkdir(parents=True, exist_ok=True)
-        if not self.token.exists():
+        self.token.parent.mkdir(parents=True, exist_ok=True)
+        if not self.token.exists() or not self.token.read_text().strip():
             self.token.touch(mode=0o600)
             self.token.write_text(secrets.token_hex(32))
 
 
-def here() -> Layout:
-    """Return the layout of the copy that this module belongs to."""
-    return Layout(Path(__file__).resolve().parent.parent)
+def here(environ: Mapping[str, str]) -> Layout:
+    """Return the layout of the copy that this module belongs to.
+
+    `RAY_AUTH_TOKEN_PATH` names the token's file; by default it is under `var/`.
+    """
+    root = Path(__file__).resolve().parent.parent
+    return Layout(root, Path(environ.get("RAY_AUTH_TOKEN_PATH") or root / "var" / "ray_token"))

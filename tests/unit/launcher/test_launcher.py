@@ -1,0 +1,173 @@
+"""The launcher's decisions: ports, environment, config, and what it says before it starts."""
+
+import os
+import socket
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from contract import strict
+from launcher import environment, ports, preflight, processes, serving, state
+from launcher.errors import LaunchError, SettingError
+from launcher.layout import Layout, here
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def chosen(free_ports: dict[str, str]) -> ports.Ports:
+    """Ports of a run."""
+    return ports.choose(free_ports, needs_mlflow=True)
+
+
+def test_no_two_parts_share_a_port(chosen: ports.Ports) -> None:
+    """Every port is free and used once."""
+    numbers = list(asdict(chosen).values())
+    assert len(set(numbers)) == len(numbers)
+    assert all(map(ports.is_free, numbers))
+
+
+def test_a_taken_port_is_named_with_the_way_out(free_ports: dict[str, str]) -> None:
+    """The message names the port and the variable that moves it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(free_ports["PORT"])))
+        taken.listen()
+        with pytest.raises(SettingError, match=rf"port {free_ports['PORT']} is taken.*set PORT"):
+            ports.choose(free_ports, needs_mlflow=True)
+
+
+def test_mlflows_port_may_be_taken_where_none_is_started(free_ports: dict[str, str]) -> None:
+    """With an MLflow server of one's own, 5000 is nobody's business."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(free_ports["MLFLOW_PORT"])))
+        taken.listen()
+        ports.choose(free_ports, needs_mlflow=False)
+
+
+@pytest.mark.parametrize("text", ["http", "0", "65536", "-1", "8000.5"])
+def test_a_port_that_is_none_is_refused(free_ports: dict[str, str], text: str) -> None:
+    """The message repeats the value."""
+    with pytest.raises(SettingError, match="PORT="):
+        ports.choose({**free_ports, "PORT": text}, needs_mlflow=True)
+
+
+def test_one_port_for_two_parts_is_refused(free_ports: dict[str, str]) -> None:
+    """PORT and MLFLOW_PORT must differ."""
+    same = {**free_ports, "MLFLOW_PORT": free_ports["PORT"]}
+    with pytest.raises(SettingError, match="used twice"):
+        ports.choose(same, needs_mlflow=True)
+
+
+def test_too_old_a_python_and_a_missing_tool_are_one_line_each(tmp_path: Path) -> None:
+    """Both say what to install."""
+    with pytest.raises(SettingError, match=r"Python 3\.10 is too old: install"):
+        preflight.check_python((3, 10))
+    with pytest.raises(SettingError, match=r"'serve' is missing .*make install"):
+        preflight.tool("serve", tmp_path)
+
+
+def test_ray_gets_the_file_the_ports_and_what_the_caller_set(chosen: ports.Ports) -> None:
+    """serve.env is the base; the caller's values win over it; ports are always this run's."""
+    caller = {"PATH": "/bin", "RAY_SERVE_HAPROXY_NBTHREAD": "4", "RAY_ADDRESS": "elsewhere:1"}
+    environ = environment.of_cluster(
+        here({}), chosen, caller, mlflow_uri="http://m:1", scratch=Path("/tmp/x")
+    )
+    assert environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    assert environ["RAY_SERVE_HAPROXY_NBTHREAD"] == "4"
+    assert environ["RAY_SERVE_HAPROXY_STATS_PORT"] == str(chosen.haproxy_stats)
+    assert environ["RAY_AUTH_MODE"] == "token"
+    assert environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert environ["MLFLOW_TRACKING_URI"] == "http://m:1"
+    assert "RAY_ADDRESS" not in environ
+
+
+def test_a_line_of_the_environment_file_that_is_none_is_named(tmp_path: Path) -> None:
+    """File and line number stand in the message."""
+    file = tmp_path / "serve.env"
+    file.write_text("# comment\nA=1=2\nno value\n")
+    with pytest.raises(SettingError, match=r"serve\.env:3"):
+        environment.of_file(file)
+
+
+def test_haproxys_sockets_fit_into_a_path(chosen: ports.Ports) -> None:
+    """HAProxy takes 97 bytes; Serve adds a folder of 56 characters, HAProxy a suffix."""
+    scratch = Path("/tmp/edv-12345678")
+    environ = environment.of_cluster(here({}), chosen, {}, mlflow_uri=None, scratch=scratch)
+    socket_path = Path(environ["RAY_SERVE_HAPROXY_SOCKET_PATH"])
+    assert len(str(socket_path.parent / ("n" * 56) / socket_path.name)) < 90
+
+
+def test_the_configs_copy_differs_in_ports_only(chosen: ports.Ports) -> None:
+    """Everything else of serve_config.yaml is kept."""
+    config = strict.read_yaml(ROOT / "serve_config.yaml")
+    copy = serving.config_with_ports(config, chosen, None)
+    assert copy["http_options"]["port"] == chosen.http
+    assert copy["http_options"]["host"] == config["http_options"]["host"]
+    assert copy["applications"] == config["applications"]
+
+
+def test_a_failed_deployments_reason_is_one_line() -> None:
+    """Serve's message is a traceback; people get its last error."""
+    message = (
+        "Traceback (most recent call last):\n"
+        '  File "app.py", line 1, in build\n'
+        "serve_app.app.CannotStartError: no champion: train one\n"
+    )
+    assert serving.reason({"message": message}) == "no champion: train one"
+    assert serving.reason({"message": "", "deployments": {}}) == "no reason was given"
+
+
+def test_a_run_is_read_back_and_told_from_a_later_process(tmp_path: Path) -> None:
+    """The start time tells a process from another with the same number."""
+    file = tmp_path / "run.json"
+    me = state.ProcessId.of(psutil.Process())
+    run = state.Run(me, "http://a", None, "r", "d", (me,))
+    run.save(file)
+    assert state.running(file) == run
+    replace(run, launcher=replace(me, created_s=1.0)).save(file)
+    assert state.running(file) is None
+    file.write_text("{")
+    assert state.read(file) is None
+
+
+def test_the_token_is_for_this_user_only(tmp_path: Path) -> None:
+    """Made once, kept, and not readable by others."""
+    layout = Layout(tmp_path, tmp_path / "var" / "ray_token")
+    layout.make()
+    token = layout.token.read_text()
+    layout.make()
+    assert layout.token.read_text() == token
+    assert len(token) == 64
+    assert layout.token.stat().st_mode & 0o077 == 0
+
+
+def test_a_part_that_ends_by_itself_is_named_with_its_last_words(tmp_path: Path) -> None:
+    """The error has the code and the end of the log."""
+    command = [sys.executable, "-c", "print('last words'); raise SystemExit(3)"]
+    child = processes.start(
+        "part", command, environ=os.environ, log=tmp_path / "part.log", cwd=tmp_path
+    )
+    child.process.wait(20)
+    with pytest.raises(LaunchError, match=r"(?s)part ended by itself with code 3.*last words"):
+        processes.check_alive([child])
+
+
+def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    """A process that doesn't end when asked is ended."""
+    script = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    log = tmp_path / "stubborn.log"
+    child = processes.start(
+        "stubborn", [sys.executable, "-c", script], environ=os.environ, log=log, cwd=tmp_path
+    )
+    while "ready" not in log.read_text():
+        assert not child.has_ended
+    assert processes.end([psutil.Process(child.process.pid)], deadline_s=2.0) == []
+    child.process.wait(5)

@@ -1,0 +1,198 @@
+"""The coalescer makes one call of many waiting requests, and answers everyone."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve_app.coalescer import Coalescer
+from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedError
+from serve_app.predictions import Predictions
+from serve_app.records import Rows
+
+Call = Callable[[Rows], Awaitable[Predictions]]
+
+
+class Worker:
+    """Doubles each row; answers only while its gate is open."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.under_way = 0
+        self.most_under_way = 0
+
+    async def __call__(self, rows: Rows) -> Predictions:
+        """Answer one call."""
+        self.sizes.append(len(rows))
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await self.gate.wait()
+            errors = dict.fromkeys(np.flatnonzero(rows[:, 0] < 0).tolist(), "negative")
+            return Predictions(rows[:, 0] * 2, errors)
+        finally:
+            self.under_way -= 1
+
+
+def coalescer(call: Call, **changes: Any) -> Coalescer:
+    """A coalescer with small limits."""
+    limits = {
+        "max_rows_per_call": 100,
+        "max_calls_under_way": 2,
+        "max_queued_rows": 1000,
+        "deadline_s": 5.0,
+    }
+    return Coalescer(call, **{**limits, **changes})
+
+
+def rows(*values: float) -> Rows:
+    """Rows of one feature."""
+    return np.array(values, dtype=np.float64).reshape(-1, 1)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """Run a test's coroutine with a deadline."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(10):
+            await test
+
+    asyncio.run(bounded())
+
+
+async def settle() -> None:
+    """Let everything that can run do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_requests_that_wait_go_out_as_one_call() -> None:
+    """While the calls under way are held, the rest queues; then it goes as one."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker)
+        requests = [asyncio.create_task(target.predict(rows(i))) for i in range(20)]
+        await settle()
+        assert worker.sizes == [1, 1]
+        assert target.queued_rows == 18
+        worker.gate.set()
+        answers = await asyncio.gather(*requests)
+        assert worker.sizes == [1, 1, 18]
+        assert [answer.values.tolist() for answer in answers] == [[2 * i] for i in range(20)]
+
+    run(scenario())
+
+
+def test_calls_under_way_are_bounded() -> None:
+    """There are never more than the limit."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker, max_rows_per_call=1)
+        requests = [asyncio.create_task(target.predict(rows(i))) for i in range(30)]
+        await settle()
+        worker.gate.set()
+        await asyncio.gather(*requests)
+        assert worker.most_under_way == 2
+
+    run(scenario())
+
+
+def test_a_large_batch_is_spread_over_calls_and_joined_in_order() -> None:
+    """250 rows go as 100, 100 and 50, errors at their own places."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        values = [float(i) for i in range(250)]
+        values[130] = -1.0
+        answer = await coalescer(worker).predict(rows(*values))
+        assert worker.sizes == [100, 100, 50]
+        np.testing.assert_array_equal(answer.values, np.array(values) * 2)
+        assert answer.errors == {130: "negative"}
+
+    run(scenario())
+
+
+def test_a_client_that_hangs_up_costs_its_neighbours_nothing() -> None:
+    """Cancelling the request that started a call leaves the others their answers."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker, max_calls_under_way=1)
+        first = asyncio.create_task(target.predict(rows(1)))
+        await settle()
+        others = [asyncio.create_task(target.predict(rows(i))) for i in range(5)]
+        await settle()
+        first.cancel()
+        others[2].cancel()
+        worker.gate.set()
+        answers = await asyncio.gather(*others, return_exceptions=True)
+        values = [a.values.tolist() for a in answers if isinstance(a, Predictions)]
+        assert values == [[0.0], [2.0], [6.0], [8.0]]
+        assert worker.sizes == [1, 4]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), asyncio.CancelledError()])
+def test_everyone_in_a_failed_call_gets_an_answer(error: BaseException) -> None:
+    """An exception, and a cancellation too, reaches each waiting request; the next call works."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        fails = [True]
+
+        async def call(block: Rows) -> Predictions:
+            if fails.pop() if fails else False:
+                raise error
+            return await worker(block)
+
+        target = coalescer(call)
+        with pytest.raises((RuntimeError, NotReadyError)):
+            await target.predict(rows(1))
+        assert (await target.predict(rows(2))).values.tolist() == [4]
+
+    run(scenario())
+
+
+def test_a_late_answer_is_a_deadline_error_and_the_slot_is_freed() -> None:
+    """The request fails in time, and later ones are served."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker, deadline_s=0.05, max_calls_under_way=1)
+        with pytest.raises(DeadlineExceededError):
+            await target.predict(rows(1))
+        worker.gate.set()
+        await settle()
+        assert (await target.predict(rows(3))).values.tolist() == [6]
+
+    run(scenario())
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    """Rows over the bound are refused, not kept; those waiting are served."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker, max_queued_rows=3, max_calls_under_way=1)
+        waiting = [asyncio.create_task(target.predict(rows(i))) for i in range(4)]
+        await settle()
+        with pytest.raises(OverloadedError) as caught:
+            await target.predict(rows(9))
+        assert caught.value.headers["retry-after"] == "1"
+        worker.gate.set()
+        assert len(await asyncio.gather(*waiting)) == 4
+        assert target.queued_rows == 0
+
+    run(scenario())
