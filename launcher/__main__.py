@@ -29,7 +29,11 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
+    if others and options.command is not _train:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    options.others = others
     try:
         code: int = options.command(options)
     except SettingsError as error:
@@ -62,8 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(command=_run)
 
-    train = commands.add_parser("train", help="submit the training job to the running cluster")
-    train.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to python -m train")
+    train = commands.add_parser(
+        "train",
+        help="submit the training job to the running cluster",
+        epilog="What else is given here is passed on to `python -m train`; see its --help.",
+    )
     train.set_defaults(command=_train)
 
     export = commands.add_parser("export", help="write the champion into a directory")
@@ -89,7 +96,7 @@ def _train(options: argparse.Namespace) -> int:
         cluster = training.Cluster(address.rstrip("/"), here.token)
     else:
         cluster = training.Cluster(state.require_running(here.state).dashboard, here.token)
-    return training.run(cluster, here.root, options.arguments, os.environ)
+    return training.run(cluster, here.root, options.others, os.environ)
 
 
 def _export(options: argparse.Namespace) -> int:

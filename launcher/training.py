@@ -1,20 +1,26 @@
 """Training as a Ray job: `ray job submit`, its output, and the job's own exit code."""
 
+import contextlib
 import json
-import os
 import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import requests
 
-from launcher import preflight, ray_head
-from launcher.errors import UnreachableError
+from launcher import console, preflight, ray_head
+from launcher.errors import LaunchError, UnreachableError
 
-_TIMEOUT_S: Final = 10.0
+_TIMEOUT_S: Final = 5.0
+_SUBMIT_S: Final = 60.0
+_PATIENCE_S: Final = 20.0
+_POLL_S: Final = 0.3
+_ENDED: Final = ("SUCCEEDED", "FAILED", "STOPPED")
 _NOT_UPLOADED: Final = ["/.git", "/.venv", "/var"]
 
 
@@ -39,7 +45,7 @@ class Cluster:
 def run(cluster: Cluster, root: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Submit `python -m train` with `arguments`, show its output, return the job's exit code.
 
-    Raises UnreachableError if the cluster doesn't answer.
+    Raises UnreachableError if the cluster doesn't answer, LaunchError if it refuses the job.
     """
     if not ray_head.answers(cluster.dashboard, cluster.token):
         raise UnreachableError(
@@ -47,13 +53,25 @@ def run(cluster: Cluster, root: Path, arguments: Sequence[str], environ: Mapping
             "start one with `make run`, or set RAY_API_SERVER_ADDRESS"
         )
     job = f"train-{uuid.uuid4().hex[:12]}"
+    _submit(cluster, root, job, arguments, environ)
+    console.say(f"job {job} at {cluster.dashboard}")
+    try:
+        return _follow(cluster, job)
+    except BaseException:
+        _stop(cluster, job)
+        raise
+
+
+def _submit(
+    cluster: Cluster, root: Path, job: str, arguments: Sequence[str], environ: Mapping[str, str]
+) -> None:
     variables = {"GIT_COMMIT": _commit(root, environ)}
     runtime_env = {"env_vars": variables, "excludes": _NOT_UPLOADED}
     command = [
         preflight.tool("ray"),
         "job",
         "submit",
-        "--log-color=false",
+        "--no-wait",
         f"--address={cluster.dashboard}",
         f"--submission-id={job}",
         f"--working-dir={root}",
@@ -66,24 +84,69 @@ def run(cluster: Cluster, root: Path, arguments: Sequence[str], environ: Mapping
     ]
     inherited = {name: value for name, value in environ.items() if name != "RAY_ADDRESS"}
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(cluster.token_file)}
-    completed = subprocess.run(command, env={**inherited, **own}, cwd=root, check=False)
-    return 0 if completed.returncode == 0 else exit_code(cluster, job, completed.returncode)
-
-
-def exit_code(cluster: Cluster, job: str, otherwise: int) -> int:
-    """Return the job's own exit code from its details, or `otherwise` if it has none."""
     try:
-        answer = requests.get(
-            f"{cluster.dashboard}/api/jobs/{job}",
+        completed = subprocess.run(
+            command,
+            env={**inherited, **own},
+            cwd=root,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_SUBMIT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UnreachableError(
+            f"{cluster.dashboard} did not take the job within {_SUBMIT_S:g} s"
+        ) from error
+    if completed.returncode != 0:
+        raise LaunchError(f"`ray job submit` failed:\n{completed.stdout}{completed.stderr}")
+
+
+def _follow(cluster: Cluster, job: str) -> int:
+    """Print the job's output as it comes; return its exit code when it has ended."""
+    shown = 0
+    while True:
+        details = _ask(cluster, job)
+        output = str(_ask(cluster, f"{job}/logs").get("logs") or "")
+        sys.stdout.write(output[shown:])
+        sys.stdout.flush()
+        shown = len(output)
+        if details.get("status") in _ENDED:
+            code = details.get("driver_exit_code")
+            if isinstance(code, int):
+                return code
+            raise LaunchError(f"the job {job} did not run: {details.get('message')}")
+        time.sleep(_POLL_S)
+
+
+def _ask(cluster: Cluster, path: str) -> dict[str, Any]:
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            answer = requests.get(
+                f"{cluster.dashboard}/api/jobs/{path}",
+                headers=ray_head.bearer(cluster.token),
+                timeout=_TIMEOUT_S,
+            )
+            answer.raise_for_status()
+            content: dict[str, Any] = answer.json()
+            return content
+        except (requests.RequestException, ValueError) as error:
+            if time.monotonic() > until:
+                raise UnreachableError(
+                    f"the Ray cluster at {cluster.dashboard} went away: {error}"
+                ) from error
+            time.sleep(_POLL_S)
+
+
+def _stop(cluster: Cluster, job: str) -> None:
+    """Ask the cluster to end a job that nobody waits for any more."""
+    with contextlib.suppress(requests.RequestException, UnreachableError):
+        requests.post(
+            f"{cluster.dashboard}/api/jobs/{job}/stop",
             headers=ray_head.bearer(cluster.token),
             timeout=_TIMEOUT_S,
         )
-        code = answer.json().get("driver_exit_code")
-    except (requests.RequestException, ValueError) as error:
-        raise UnreachableError(
-            f"the Ray cluster at {cluster.dashboard} went away: {error}"
-        ) from error
-    return code if isinstance(code, int) else otherwise
 
 
 def _commit(root: Path, environ: Mapping[str, str]) -> str:
@@ -94,7 +157,7 @@ def _commit(root: Path, environ: Mapping[str, str]) -> str:
         completed = subprocess.run(
             ["git", "rev-parse", "HEAD"],
             cwd=root,
-            env=dict(os.environ),
+            env=dict(environ),
             capture_output=True,
             text=True,
             check=False,

@@ -184,9 +184,11 @@ def _fetch(name: str, version: str, source: str, cache_dir: Path) -> Path:
     (cache_dir / "versions").mkdir(parents=True, exist_ok=True)
     (cache_dir / "files").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_dir, prefix="incoming-") as scratch:
+        target = Path(scratch) / "model"
+        target.mkdir()
         try:
             fetched = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"models:/{name}/{version}", dst_path=scratch
+                artifact_uri=f"models:/{name}/{version}", dst_path=str(target)
             )
         except (MlflowException, OSError) as error:
             raise tracking.MlflowUnreachableError(
