@@ -200,7 +200,9 @@ def _check_target_varies(dataset: Dataset) -> None:
 
 def _check_parts_are_disjoint(dataset: Dataset) -> None:
     """Refuse a held-out row that equals a training row in every column of the source."""
-    whole = dataset.frame.astype(dict.fromkeys(dataset.frame.select_dtypes("object"), "str"))
+    kinds = dataset.frame.dtypes
+    # Cells may hold lists and the like, which can't be hashed; their text can.
+    whole = dataset.frame.astype(dict.fromkeys(kinds.index[kinds == np.object_], "str"))
     hashes = pd.util.hash_pandas_object(whole, index=False).to_numpy()
     first_row = dict(zip(hashes[dataset.train.rows][::-1], dataset.train.rows[::-1], strict=True))
     for row in dataset.test.rows:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.metrics import confusion_matrix
 
+from train import weights
 from train.data import Dataset
 from train.evaluate import Evaluation
 from train.fit import Fitted
@@ -51,7 +52,13 @@ def _fit(dataset: Dataset, model: BaseEstimator, evaluation: Evaluation) -> Figu
     axes.scatter(test.features[:, 0], test.target, **_dots(HELD_OUT, 34), label="held out")
     ends = np.concatenate([train.features[:, 0], test.features[:, 0]])
     grid = np.linspace(ends.min(), ends.max(), 400)
-    axes.plot(grid, model.predict(grid[:, None]), color=MODEL, linewidth=2.2, label="model")
+    axes.plot(
+        grid,
+        model.predict(grid[:, None]),
+        color=MODEL,
+        linewidth=2.2,
+        label=_equation(dataset, model),
+    )
     _label(
         axes,
         f"The model over the data (R² {evaluation.metrics['r2']:.3f} held out)",
@@ -60,6 +67,15 @@ def _fit(dataset: Dataset, model: BaseEstimator, evaluation: Evaluation) -> Figu
     )
     _legend(axes)
     return figure
+
+
+def _equation(dataset: Dataset, model: BaseEstimator) -> str:
+    own_units = weights.describe(model, dataset.feature_names).get("own_units")
+    if own_units is None:
+        return "model"
+    feature = dataset.feature_names[0]
+    slope, intercept = own_units["slope"][feature], own_units["intercept"]
+    return f"model: {slope:.4g} {feature} {intercept:+.4g}"
 
 
 def _predicted(dataset: Dataset, evaluation: Evaluation) -> Figure:
@@ -86,7 +102,9 @@ def _residuals(dataset: Dataset, evaluation: Evaluation) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     residuals = dataset.test.target - evaluation.predictions
     left.scatter(evaluation.predictions, residuals, **_dots(HELD_OUT, 34))
-    right.hist(residuals, bins=_bins(residuals), orientation="horizontal", color=HELD_OUT)
+    right.hist(
+        residuals, bins=_bins(residuals), orientation="horizontal", color=HELD_OUT, rwidth=0.9
+    )
     for axes in (left, right):
         _clean(axes)
         axes.axhline(0, color=MODEL, linewidth=1.6, zorder=1)

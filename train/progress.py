@@ -31,7 +31,7 @@ class Progress:
     """Counts the job's steps and prints one line for each that ends well."""
 
     def __init__(self, total: int, console: Console | None = None) -> None:
-        self._console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._console = console or Console(file=sys.stdout)
         self._total = total
         self._number = 0
 
@@ -54,7 +54,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line as it is."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         self._console.file.flush()
 
     def _bar(self) -> Bar:

@@ -106,7 +106,7 @@ class Promoter:
             from_version=champion,
             to_version=version,
             reason=reason,
-            who=_user(),
+            who=user(),
             at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         self._record(lease, version, move)
@@ -145,7 +145,8 @@ def moves(tags: Mapping[str, str]) -> list[Promotion]:
     return [Promotion(**json.loads(tags[key])) for key in keys]
 
 
-def _user() -> str:
+def user() -> str:
+    """Return who runs this, as far as the system knows."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container may run as a number that has no name

@@ -22,6 +22,12 @@ from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.entities import Metric, Param
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_SOURCE_TYPE,
+    MLFLOW_USER,
+)
 
 from contract import names
 from contract.model_types import TRUSTED_TYPES
@@ -31,6 +37,7 @@ from train.estimator import last_step
 from train.evaluate import Evaluation
 from train.fit import Fitted
 from train.gate import Champion, Decision
+from train.promotion import user
 from train.settings import TrainSettings
 
 METRICS_A_CALL = 1_000
@@ -71,7 +78,7 @@ def log(
         experiment.experiment_id,
         start_time=result.started_ms,
         run_name=f"{type(last_step(result.fitted.model)).__name__}-{result.fingerprint[:8]}",
-        tags=_tags(result),
+        tags=_tags(result) | _origin(),
     )
     run_id = run.info.run_id
     with _quiet(), mlflow.start_run(run_id=run_id):
@@ -110,15 +117,21 @@ def version_tags(result: Result, decision: Decision) -> dict[str, str]:
 
 
 def _tags(result: Result) -> dict[str, str]:
-    commit = fingerprint.commit()
     libraries = fingerprint.library_versions().items()
     return {
         names.TAG_FINGERPRINT: result.fingerprint,
-        names.TAG_COMMIT: commit,
+        names.TAG_COMMIT: fingerprint.commit(),
         names.TAG_DATA_DIGEST: result.dataset.digest,
         names.TAG_SEED: str(result.settings.seed),
         **{f"endeavour.library.{name}": installed for name, installed in libraries},
     }
+
+
+def _origin() -> dict[str, str]:
+    """Return the tags that MLflow's page shows as user, source and commit."""
+    tags = {MLFLOW_USER: user(), MLFLOW_SOURCE_NAME: "python -m train", MLFLOW_SOURCE_TYPE: "JOB"}
+    commit = fingerprint.commit()
+    return tags if commit == "unknown" else {**tags, MLFLOW_GIT_COMMIT: commit}
 
 
 def _log_params(client: MlflowClient, run_id: str, result: Result) -> None:
