@@ -22,28 +22,24 @@ _TIMEOUT_S = 5.0
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 
-def config_with_ports(config: Mapping[str, Any], ports: Ports, host: str | None) -> dict[str, Any]:
-    """Return a Serve config with the ports, and the host if one is given, of this run."""
+def config_with_ports(config: Mapping[str, Any], ports: Ports) -> dict[str, Any]:
+    """Return a Serve config with the ports of this run."""
     http = {**(config.get("http_options") or {}), "port": ports.http}
-    if host is not None:
-        http["host"] = host
     grpc = {**(config.get("grpc_options") or {}), "port": ports.fallback_grpc}
     return {**config, "http_options": http, "grpc_options": grpc}
 
 
-def start(layout: Layout, ports: Ports, host: str | None, environ: Mapping[str, str]) -> Child:
+def start(layout: Layout, ports: Ports, environ: Mapping[str, str]) -> Child:
     """Write the copy of the config and start `serve run` with it."""
     config = strict.read_yaml(layout.root / "serve_config.yaml")
-    layout.serve_config.write_text(yaml.safe_dump(config_with_ports(config, ports, host)))
+    layout.serve_config.write_text(yaml.safe_dump(config_with_ports(config, ports)))
     command = [preflight.tool("serve"), "run", str(layout.serve_config)]
     return processes.start(
         "serve run", command, environ=environ, log=layout.logs / "serve.log", cwd=layout.root
     )
 
 
-def start_reloading(
-    layout: Layout, ports: Ports, host: str | None, environ: Mapping[str, str]
-) -> Child:
+def start_reloading(layout: Layout, ports: Ports, environ: Mapping[str, str]) -> Child:
     """Start `serve run --reload`, which watches serve_app/ and deploys again on a change.
 
     With a config file Serve ignores --reload, so the application is named by its import path and
@@ -54,7 +50,8 @@ def start_reloading(
     args = settings.args_of(config).items()
     arguments = [f"{name}={value}" for name, value in args if not isinstance(value, dict)]
     serve = shlex.quote(preflight.tool("serve"))
-    first = f"{serve} start --http-host {host or '0.0.0.0'} --http-port {ports.http}"
+    host = (config.get("http_options") or {}).get("host", "0.0.0.0")
+    first = f"{serve} start --http-host {shlex.quote(host)} --http-port {ports.http}"
     then = f"exec {serve} run --reload --app-dir serve_app serve_app.app:build"
     script = f"{first} && {then} {shlex.join(arguments)}"
     return processes.start(

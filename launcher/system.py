@@ -32,11 +32,12 @@ from launcher import (
     state,
     training,
 )
-from launcher.errors import LaunchError, SettingError
+from launcher.errors import LaunchError, SettingError, UnreachableError
 from launcher.layout import Layout
 from launcher.processes import Child
 from serve_app import settings
 
+LOOPBACK: Final = "127.0.0.1"
 START_DEADLINE_S: Final = 90.0
 DEPLOY_DEADLINE_S: Final = 180.0
 SERVE_STOP_S: Final = 15.0
@@ -57,8 +58,6 @@ class Options:
     """Train a first model if the registry has no champion."""
     reloads: bool = False
     """Deploy again on every change of the code."""
-    host: str | None = None
-    """Interface that the service binds; None: as serve_config.yaml says."""
     opens_to_network: bool = False
     """In a container: Ray's head and MLflow bind all of its interfaces, not only loopback."""
 
@@ -113,49 +112,61 @@ class System:
         return chosen
 
     def _start(self, chosen: settings.Settings, scratch: Path) -> None:
-        layout, host = self._layout, "127.0.0.1"
+        layout = self._layout
         mlflow_uri = tracking.tracking_uri(self._environ)
         if self._needs_mlflow:
-            mlflow_uri = f"http://{host}:{self._ports.mlflow}"
+            mlflow_uri = f"http://{LOOPBACK}:{self._ports.mlflow}"
         environ = environment.of_cluster(
             layout, self._ports, self._environ, mlflow_uri=mlflow_uri, scratch=scratch
         )
-        binds = "0.0.0.0" if self._options.opens_to_network else host
-        dashboard = f"http://{host}:{self._ports.dashboard}"
-        token = layout.token.read_text()
         run = state.Run(
             launcher=state.ProcessId.of(psutil.Process()),
-            address=f"http://{host}:{self._ports.http}",
+            address=f"http://{LOOPBACK}:{self._ports.http}",
             mlflow_uri=mlflow_uri if chosen.model_served == "mlflow" else None,
-            ray_address=f"{host}:{self._ports.gcs}",
-            dashboard=dashboard,
+            ray_address=f"{LOOPBACK}:{self._ports.gcs}",
+            dashboard=f"http://{LOOPBACK}:{self._ports.dashboard}",
         )
         run.save(layout.state)
+        # Look at the model before Ray takes its seconds, unless it is still to be trained.
+        trains = self._options.trains_if_empty and chosen.model_served == "mlflow"
+        if not self._needs_mlflow and not trains:
+            self._check_model(environ)
+        self._start_parts(run, environ, scratch)
+        run = self._record(run)
+        if trains:
+            self._train_if_empty(str(mlflow_uri), chosen.model_name, run.dashboard)
+        if self._needs_mlflow or trains:
+            self._check_model(environ)
+        self._deploy(run, environ)
+        self._welcome(self._record(run))
 
-        ray_host = _own_address() if self._options.opens_to_network else host
-        self._children.append(ray_head.start(layout, self._ports, ray_host, environ, scratch))
+    def _start_parts(self, run: state.Run, environ: Mapping[str, str], scratch: Path) -> None:
+        """Start Ray and MLflow side by side, and wait until both answer."""
+        layout, is_open = self._layout, self._options.opens_to_network
+        ray = ray_head.start(layout, self._ports, _host(is_open), environ, scratch)
+        self._children.append(ray)
         if self._needs_mlflow:
+            host = "0.0.0.0" if is_open else LOOPBACK
             log = layout.logs / "mlflow.log"
             port = self._ports.mlflow
-            server = mlflow_server.start(layout.mlflow, binds, port, environ, log)
-            self._children.append(server)
-            with console.step(f"MLflow at {mlflow_uri}"):
-                self._wait(lambda: mlflow_server.answers(str(mlflow_uri)), START_DEADLINE_S)
-        with console.step(f"Ray, dashboard at {dashboard}"):
-            self._wait(lambda: ray_head.answers(dashboard, token), START_DEADLINE_S)
-        run = self._record(run)
+            self._children.append(mlflow_server.start(layout.mlflow, host, port, environ, log))
+        if run.mlflow_uri is not None:
+            uri = run.mlflow_uri
+            with console.step(f"MLflow at {uri}"):
+                self._wait(lambda: mlflow_server.answers(uri), START_DEADLINE_S)
+        token = layout.token.read_text()
+        with console.step(f"Ray, dashboard at {run.dashboard}"):
+            self._wait(lambda: ray_head.answers(run.dashboard, token), START_DEADLINE_S)
 
-        if chosen.model_served == "mlflow" and self._options.trains_if_empty:
-            self._train_if_empty(str(mlflow_uri), chosen.model_name, dashboard)
-        with console.step("the model"):
-            self._check_model(environ)
-        environ = {**environ, "RAY_ADDRESS": f"{ray_host}:{self._ports.gcs}"}
+    def _deploy(self, run: state.Run, environ: Mapping[str, str]) -> None:
+        address = f"{_host(self._options.opens_to_network)}:{self._ports.gcs}"
+        environ = {**environ, "RAY_ADDRESS": address}
         start = serving.start_reloading if self._options.reloads else serving.start
-        self._children.append(start(layout, self._ports, self._options.host, environ))
+        self._children.append(start(self._layout, self._ports, environ))
+        token = self._layout.token.read_text()
         with console.step("the deployment"):
-            self._wait(lambda: serving.is_running(dashboard, token), DEPLOY_DEADLINE_S)
+            self._wait(lambda: serving.is_running(run.dashboard, token), DEPLOY_DEADLINE_S)
             self._wait(lambda: serving.answers(run.address), START_DEADLINE_S)
-        self._welcome(self._record(run))
 
     def _train_if_empty(self, mlflow_uri: str, model_name: str, dashboard: str) -> None:
         if mlflow_server.has_champion(mlflow_uri, model_name):
@@ -168,18 +179,21 @@ class System:
 
     def _check_model(self, environ: Mapping[str, str]) -> None:
         """Ask, in a process of its own, whether settings and model can be served."""
-        completed = subprocess.run(
-            [sys.executable, "-m", "serve_app", "check", "--config", "serve_config.yaml"],
-            cwd=self._layout.root,
-            env=dict(environ),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=START_DEADLINE_S,
-        )
+        with console.step("the model"):
+            completed = subprocess.run(
+                [sys.executable, "-m", "serve_app", "check", "--config", "serve_config.yaml"],
+                cwd=self._layout.root,
+                env=dict(environ),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=START_DEADLINE_S,
+            )
         if completed.returncode != 0:
             lines = completed.stderr.strip().splitlines() or ["no reason was given"]
-            raise LaunchError(lines[-1].removeprefix("error: "))
+            kinds = {kind.exit_code: kind for kind in (SettingError, UnreachableError)}
+            kind = kinds.get(completed.returncode, LaunchError)
+            raise kind(lines[-1].removeprefix("error: "))
 
     def _wait(self, is_done: Callable[[], bool], deadline_s: float) -> None:
         until = time.monotonic() + deadline_s
@@ -232,9 +246,9 @@ def stop_children(children: list[Child]) -> None:
             processes.interrupt(child, signal.SIGINT, SERVE_STOP_S)
 
 
-def _own_address() -> str:
-    """Return the address under which other containers reach this one."""
-    return socket.gethostbyname(socket.gethostname())
+def _host(is_open: bool) -> str:
+    """Return the address of Ray's head: loopback, or the one that other containers reach."""
+    return socket.gethostbyname(socket.gethostname()) if is_open else LOOPBACK
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:

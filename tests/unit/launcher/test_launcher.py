@@ -103,7 +103,7 @@ def test_haproxys_sockets_fit_into_a_path(chosen: ports.Ports) -> None:
 def test_the_configs_copy_differs_in_ports_only(chosen: ports.Ports) -> None:
     """Everything else of serve_config.yaml is kept."""
     config = strict.read_yaml(ROOT / "serve_config.yaml")
-    copy = serving.config_with_ports(config, chosen, None)
+    copy = serving.config_with_ports(config, chosen)
     assert copy["http_options"]["port"] == chosen.http
     assert copy["http_options"]["host"] == config["http_options"]["host"]
     assert copy["applications"] == config["applications"]

@@ -1,0 +1,138 @@
+"""Every command in the README and the docs does what it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.running import ROOT, Running
+
+BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#]+)(#[^)]*)?\)")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+ENGINE = "needs a container engine"
+
+RUN_ELSEWHERE = {
+    "make run": ("tests/e2e/conftest.py", '["make", "run"]'),
+    "make install": ("Makefile", "run: $(INSTALLED)"),
+    "make test": (".ci/run", "make test"),
+    "make lint": ("Makefile", "test: lint"),
+    "make format": ("Makefile", "$(BIN)/ruff format --check ."),
+    "make export": ("tests/e2e/test_make_run.py", '"export"'),
+    "serve run serve_config.yaml": (
+        "tests/integration/serving/test_registry_model.py",
+        '["serve", "run", "serve_config.yaml"]',
+    ),
+}
+"""Commands that can't be run inside this test, and the line that runs each."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block and the one after it, if that is its output."""
+
+    document: Path
+    language: str
+    text: str
+    output: str | None
+
+
+def blocks(language: str) -> list[Block]:
+    """All blocks in a language, but for those that need a container engine."""
+    found = []
+    for document in DOCUMENTS:
+        matches = list(BLOCK.finditer(document.read_text()))
+        for at, match in enumerate(matches):
+            if match[1] != language or ENGINE in match[2]:
+                continue
+            following = matches[at + 1] if at + 1 < len(matches) else None
+            output = following[3] if following and following[1] == "text" else None
+            found.append(Block(document, language, match[3], output))
+    return found
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every command line, with the document that has it."""
+    found = []
+    for block in blocks("sh"):
+        joined = block.text.replace("\\\n", " ")
+        for line in joined.splitlines():
+            if line.strip() and not line.startswith("#"):
+                found.append((block.document.name, line.strip()))
+    return found
+
+
+def moved(text: str, service: Running) -> str:
+    """Put a test's ports in the place of the default ones."""
+    ports = {"8000": "PORT", "5000": "MLFLOW_PORT", "8265": "RAY_DASHBOARD_PORT"}
+    for port, name in ports.items():
+        text = re.sub(rf"(localhost|127\.0\.0\.1):{port}\b", rf"\1:{service.environ[name]}", text)
+    return text
+
+
+@pytest.mark.parametrize(("document", "command"), commands())
+@pytest.mark.timeout(700)
+def test_a_documented_command_works(first: Running, document: str, command: str) -> None:
+    """It ends with 0 in a copy with a running system, or the test that runs it is named."""
+    if command in RUN_ELSEWHERE:
+        file, line = RUN_ELSEWHERE[command]
+        assert line in (ROOT / file).read_text()
+        return
+    environ = dict(first.environ)
+    environ["PATH"] = f"{first.root / '.venv' / 'bin'}:{environ['PATH']}"
+    environ["MLFLOW_TRACKING_URI"] = first.mlflow_uri
+    environ["RAY_AUTH_MODE"] = "token"
+    environ["RAY_AUTH_TOKEN_PATH"] = str(first.root / "var" / "ray_token")
+    completed = subprocess.run(
+        ["/bin/bash", "-euc", moved(command, first)],
+        cwd=first.root,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    if command.startswith("curl"):
+        assert '"status":4' not in completed.stdout
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.document.name)
+def test_a_documented_program_prints_what_is_written_below_it(first: Running, block: Block) -> None:
+    """The README's answers are the real ones."""
+    completed = subprocess.run(
+        [sys.executable, "-c", moved(block.text, first)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert block.output is not None
+    numbers = re.compile(r"-?\d+\.\d+")
+    assert numbers.sub("#", completed.stdout) == numbers.sub("#", block.output)
+    said = [float(number) for number in numbers.findall(completed.stdout)]
+    assert said == pytest.approx([float(number) for number in numbers.findall(block.output)])
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    """No document points at what isn't there."""
+    for document in DOCUMENTS:
+        for target, _ in LINK.findall(document.read_text()):
+            if not target.startswith(("http://", "https://")):
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    """`make X` in a document is a target of the Makefile."""
+    listed = subprocess.run(
+        ["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    targets = set(re.findall(r"make ([a-z-]+)", listed))
+    for document in DOCUMENTS:
+        named = set(re.findall(r"`make ([a-z-]+)", document.read_text()))
+        assert named <= targets, document.name

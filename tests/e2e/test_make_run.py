@@ -1,0 +1,218 @@
+"""`make run` from a clean copy, as someone does who has just cloned the project."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+import launcher.ports
+from tests import running
+from tests.running import Running, Stopped
+
+AGAIN_START_S = 30.0
+
+
+def mlflow(service: Running, route: str, **parameters: Any) -> Any:
+    """Ask MLflow's REST API."""
+    url = f"{service.mlflow_uri}/api/2.0/mlflow/{route}"
+    answer = requests.get(url, params=parameters, timeout=10)
+    assert answer.ok, answer.text
+    return answer.json()
+
+
+def champion(service: Running) -> dict[str, Any]:
+    """The registry's champion."""
+    found: dict[str, Any] = mlflow(
+        service, "registered-models/alias", name="diabetes", alias="champion"
+    )["model_version"]
+    return found
+
+
+def versions(service: Running) -> list[str]:
+    """All versions of the default model."""
+    found = mlflow(service, "model-versions/search", filter="name='diabetes'")
+    return sorted(one["version"] for one in found.get("model_versions", []))
+
+
+def artifact(service: Running, run_id: str, path: str) -> requests.Response:
+    """A run's artifact, as MLflow's page fetches it."""
+    return requests.get(
+        f"{service.mlflow_uri}/get-artifact", params={"run_id": run_id, "path": path}, timeout=20
+    )
+
+
+@pytest.mark.timeout(700)
+def test_the_curl_line_that_is_printed_gives_the_known_answer(first: Running) -> None:
+    """The line at the end of `make run` works as it stands."""
+    lines = first.output().splitlines()
+    command = next(line for line in lines if line.strip().startswith("curl"))
+    completed = subprocess.run(
+        ["curl", "--silent", *shlex.split(command)[1:]], capture_output=True, check=True, timeout=20
+    )
+    assert 338 < json.loads(completed.stdout)["result"] < 343
+
+
+def test_answers_are_what_the_weights_in_the_run_say(first: Running) -> None:
+    """Train, gate, register, promote, serve: the same numbers all the way."""
+    run_id = champion(first)["run_id"]
+    weights = artifact(first, run_id, "weights.json").json()["own_units"]
+    slope, intercept = weights["slope"]["bmi"], weights["intercept"]
+    values = [0.2, 0.5, -0.1]
+    result = first.post("/batch", {"X": values}).json()["result"]
+    assert result == pytest.approx([slope * value + intercept for value in values])
+    assert first.post("/stream", {"X": 0.2}).headers["x-model-version"] == "1"
+    served = first.get("/model").json()
+    assert (served["run_id"], served["versions"][0]["version"]) == (run_id, "1")
+
+
+def test_mlflow_shows_the_run_and_the_version(first: Running) -> None:
+    """The page answers; the run has metrics, losses, data, plots and the decision."""
+    assert "MLflow" in requests.get(first.mlflow_uri, timeout=10).text
+    version = champion(first)
+    run = mlflow(first, "runs/get", run_id=version["run_id"])["run"]
+    metrics = {one["key"]: one["value"] for one in run["data"]["metrics"]}
+    assert metrics["test_r2"] >= 0.47
+    assert metrics["test_mse"] <= 2565
+    history = mlflow(
+        first, "metrics/get-history", run_id=version["run_id"], metric_key="train_loss"
+    )
+    assert len(history["metrics"]) >= 50
+    assert len(run["inputs"]["dataset_inputs"]) == 2
+    for path in ("data/train.csv", "data/test.csv", "gate_decision.json"):
+        assert artifact(first, version["run_id"], path).ok, path
+    listed = mlflow(first, "artifacts/list", run_id=version["run_id"], path="plots")
+    assert len(listed["files"]) >= 4
+
+
+def test_training_again_with_nothing_changed_registers_nothing(first: Running) -> None:
+    """`make train` names the version that exists."""
+    completed = subprocess.run(
+        ["make", "--silent", "train"],
+        cwd=first.root,
+        env=dict(first.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert "version 1" in completed.stdout
+    assert versions(first) == ["1"]
+
+
+def test_a_refused_model_changes_nothing_and_the_job_says_3(first: Running) -> None:
+    """The gate's exit code comes through Ray's job; alias and versions stay."""
+    config = yaml.safe_load((first.root / "train_config.yaml").read_text())
+    config["gate"] = {**config.get("gate", {}), "minimum": {"r2": 0.99}}
+    (first.root / "hard.yaml").write_text(yaml.safe_dump(config))
+    completed = subprocess.run(
+        [first.root / ".venv/bin/python", "-m", "launcher", "train", "--config", "hard.yaml"],
+        cwd=first.root,
+        env=dict(first.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert completed.returncode == 3, completed.stdout + completed.stderr
+    assert "0.99" in completed.stdout
+    assert versions(first) == ["1"]
+    assert champion(first)["version"] == "1"
+
+
+@pytest.mark.timeout(400)
+def test_two_copies_run_side_by_side(
+    first: Running, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """A second copy with other ports starts, answers and ends, and the first one never notices."""
+    copy = running.copy_project(tmp_path / "second")
+    environ = running.environ(free_port, VENV=str(first.root / ".venv"))
+    with running.system(copy, environ, ["make", "run"]) as second:
+        assert second.post("/stream", {"X": 0.2}).json() == first.post("/stream", {"X": 0.2}).json()
+        assert versions(second) == ["1"]
+        stopped = second.interrupt()
+    assert_nothing_is_left(stopped)
+    assert first.post("/stream", {"X": 0.2}).status_code == 200
+    assert first.get("/health/ready").status_code == 200
+
+
+def test_starting_twice_in_one_copy_is_refused(first: Running) -> None:
+    """One line says that it runs already; the running one is left alone."""
+    completed = subprocess.run(
+        ["make", "--silent", "run"],
+        cwd=first.root,
+        env=dict(first.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert completed.returncode != 0
+    assert "already running" in completed.stderr
+    assert first.get("/health/ready").status_code == 200
+
+
+@pytest.mark.timeout(400)
+def test_ctrl_c_leaves_nothing_and_the_next_run_keeps_everything(
+    first: Running, clone: Path, environ: dict[str, str]
+) -> None:
+    """SIGINT ends all processes within 30 s; a second `make run` answers within 30 s."""
+    exported = subprocess.run(
+        ["make", "--silent", "export"],
+        cwd=clone,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert exported.returncode == 0, exported.stdout + exported.stderr
+    assert (clone / "var/model/model.skops").is_file()
+    before = champion(first)
+    assert_nothing_is_left(first.interrupt(signal.SIGINT))
+    began = time.monotonic()
+    with running.system(clone, environ, ["make", "run"]) as again:
+        took_s = time.monotonic() - began
+        assert champion(again) == before
+        assert 338 < again.post("/stream", {"X": 0.2}).json()["result"] < 343
+        processes = again.processes()
+        subprocess.run(["make", "stop"], cwd=clone, env=environ, check=True, timeout=60)
+        assert not [one for one in processes if running.is_alive(one)]
+    assert took_s < AGAIN_START_S
+
+
+def assert_nothing_is_left(stopped: Stopped) -> None:
+    """No process, no port, in time."""
+    assert stopped.processes_left == []
+    assert stopped.ports_held == []
+    assert stopped.took_s < running.STOP_TIMEOUT_S
+
+
+def test_a_system_killed_outright_is_cleaned_up_by_make_stop(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """With the launcher gone by SIGKILL, `make stop` ends what it had started."""
+    root = running.copy_project(tmp_path / "project")
+    environ = running.environ(free_port)
+    launch = [sys.executable, "-m", "launcher", "run", "--train"]
+    service = running.start(root, environ, launch)
+    processes = service.processes()
+    ports = running.listening_ports(processes)
+    service.process.kill()
+    service.process.wait(10)
+    subprocess.run(
+        [sys.executable, "-m", "launcher", "stop"], cwd=root, env=environ, check=True, timeout=60
+    )
+    running.wait_for(lambda: not any(running.is_alive(one) for one in processes), 20)
+    assert not [port for port in ports if not launcher.ports.is_free(port)]

@@ -1,0 +1,263 @@
+"""A whole system as people start it, for tests: started, asked over HTTP, stopped, and checked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+import yaml
+
+from launcher import ports
+
+ROOT = Path(__file__).parent.parent
+READY_LINE = "Ctrl-C stops everything."
+NOT_COPIED = shutil.ignore_patterns(
+    ".git", ".venv", "var", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"
+)
+START_TIMEOUT_S = 240.0
+STOP_TIMEOUT_S = 30.0
+ASK_TIMEOUT_S = 10.0
+
+
+@dataclass
+class Running:
+    """A system that was started in `root`; its launcher is `process`'s process or descendant."""
+
+    root: Path
+    process: subprocess.Popen[bytes]
+    log: Path
+    environ: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        """Where the service answers."""
+        return f"http://127.0.0.1:{self.environ['PORT']}"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Where MLflow answers."""
+        return f"http://127.0.0.1:{self.environ['MLFLOW_PORT']}"
+
+    @property
+    def dashboard(self) -> str:
+        """Where Ray's dashboard answers."""
+        return f"http://127.0.0.1:{self.environ['RAY_DASHBOARD_PORT']}"
+
+    @property
+    def token(self) -> str:
+        """Ray's token."""
+        return (self.root / "var" / "ray_token").read_text().strip()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the launcher recorded of the run."""
+        content: dict[str, Any] = json.loads((self.root / "var" / "run.json").read_text())
+        return content
+
+    def post(self, route: str, body: Any, **options: Any) -> requests.Response:
+        """Send JSON."""
+        return requests.post(f"{self.url}{route}", json=body, timeout=ASK_TIMEOUT_S, **options)
+
+    def get(self, route: str) -> requests.Response:
+        """Ask for a route."""
+        return requests.get(f"{self.url}{route}", timeout=ASK_TIMEOUT_S)
+
+    def is_ready(self) -> bool:
+        """Whether a prediction passes."""
+        try:
+            return self.get("/health/ready").ok
+        except requests.RequestException:
+            return False
+
+    def output(self) -> str:
+        """What the launcher has printed so far."""
+        return self.log.read_text()
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that was started, directly or not."""
+        launcher = psutil.Process(self.state["launcher"]["pid"])
+        return [launcher, *launcher.children(recursive=True)]
+
+    def replicas(self, deployment: str) -> list[dict[str, Any]]:
+        """The replicas of a deployment, as Ray's dashboard describes them."""
+        answer = requests.get(
+            f"{self.dashboard}/api/serve/applications/",
+            headers={"Authorization": f"Bearer {self.token}"},
+            timeout=ASK_TIMEOUT_S,
+        )
+        application = answer.json()["applications"]["endeavour"]
+        replicas: list[dict[str, Any]] = application["deployments"][deployment]["replicas"]
+        return [replica for replica in replicas if replica["state"] == "RUNNING"]
+
+    def interrupt(self, signal_number: int = signal.SIGINT) -> Stopped:
+        """Signal as the terminal does (the whole group), wait, and say what is left."""
+        started = self.processes()
+        listening = listening_ports(started)
+        began = time.monotonic()
+        os.killpg(self.process.pid, signal_number)
+        self.process.wait(STOP_TIMEOUT_S + 5)
+        took_s = time.monotonic() - began
+        left = [process for process in started if is_alive(process)]
+        held = [port for port in listening if not ports.is_free(port)]
+        return Stopped(took_s, self.process.returncode, left, held)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """How a system ended, and what it left behind."""
+
+    took_s: float
+    code: int
+    processes_left: list[psutil.Process]
+    ports_held: list[int]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process still runs; one that only waits to be collected doesn't."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def listening_ports(processes: Sequence[psutil.Process]) -> set[int]:
+    """The TCP ports on which these processes listen."""
+    found: set[int] = set()
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            connections = process.net_connections("tcp")
+            found |= {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
+    return found
+
+
+def copy_project(target: Path) -> Path:
+    """A clean copy of the project: what a fresh clone holds, uncommitted changes included."""
+    shutil.copytree(ROOT, target, ignore=NOT_COPIED)
+    return target
+
+
+def environ(free_port: Callable[[], int], **changes: str) -> dict[str, str]:
+    """The environment of a system with free ports, and nothing of the caller's own settings."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RAY_", "MLFLOW_", "MODEL_")) and name != "PYTHONPATH"
+    }
+    numbers: set[int] = set()
+    while len(numbers) < 3:
+        numbers.add(free_port())
+    chosen = dict(zip(("PORT", "MLFLOW_PORT", "RAY_DASHBOARD_PORT"), numbers, strict=True))
+    return {**kept, **{name: str(port) for name, port in chosen.items()}, **changes}
+
+
+def start(
+    root: Path,
+    environ: Mapping[str, str],
+    command: Sequence[str] = (),
+    start_timeout_s: float = START_TIMEOUT_S,
+) -> Running:
+    """Start a system and return when it says that it answers.
+
+    Raises RuntimeError with its output if it ends before that, or takes too long.
+    """
+    log = root / "launcher.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*(command or [sys.executable, "-m", "launcher", "run", "--train"])],
+            cwd=root,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    running = Running(root, process, log, environ)
+    try:
+        wait_for(
+            lambda: READY_LINE in running.output() or process.poll() is not None, start_timeout_s
+        )
+        if process.poll() is not None:
+            raise RuntimeError(f"ended with {process.returncode}:\n{running.output()}")
+    except BaseException:
+        stop(running)
+        raise
+    return running
+
+
+def stop(running: Running) -> None:
+    """End a system for good, however it is."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.process.wait(STOP_TIMEOUT_S + 10)
+            return
+
+
+@contextlib.contextmanager
+def ray_folder() -> Iterator[Path]:
+    """A folder for Ray's session with a path short enough for its sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="edv-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_tree(process: subprocess.Popen[bytes]) -> None:
+    """End a process and everything that it started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        tree = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+        for one in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.kill()
+    process.wait(STOP_TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def system(
+    root: Path,
+    environ: Mapping[str, str],
+    command: Sequence[str] = (),
+    start_timeout_s: float = START_TIMEOUT_S,
+) -> Iterator[Running]:
+    """A system that runs inside the `with` block."""
+    running = start(root, environ, command, start_timeout_s)
+    try:
+        yield running
+    finally:
+        stop(running)
+
+
+def change_config(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a copy's serve_config.yaml."""
+    file = root / "serve_config.yaml"
+    config = yaml.safe_load(file.read_text())
+    change(config)
+    file.write_text(yaml.safe_dump(config))
+
+
+def wait_for(is_so: Callable[[], bool], deadline_s: float, every_s: float = 0.2) -> None:
+    """Return when it is so; raise TimeoutError if that takes too long."""
+    until = time.monotonic() + deadline_s
+    while not is_so():
+        if time.monotonic() > until:
+            raise TimeoutError(f"not so after {deadline_s:g} s")
+        time.sleep(every_s)
