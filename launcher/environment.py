@@ -47,6 +47,9 @@ def of_cluster(
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(DRAIN_S),
     }
     moved = {
+        # Ray has no options for these two; unmoved they are 44227 and 44217 for every cluster.
+        "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
+        "AUTOSCALER_METRIC_PORT": str(ports.autoscaler_metrics),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),

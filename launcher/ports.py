@@ -31,6 +31,8 @@ class Ports:
     dashboard_agent_grpc: int
     runtime_env_agent: int
     metrics_export: int
+    dashboard_metrics: int
+    autoscaler_metrics: int
     haproxy_metrics: int
     haproxy_stats: int
     fallback_http: int

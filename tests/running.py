@@ -20,8 +20,6 @@ import psutil
 import requests
 import yaml
 
-from launcher import ports
-
 ROOT = Path(__file__).parent.parent
 READY_LINE = "Ctrl-C stops everything."
 NOT_COPIED = shutil.ignore_patterns(
@@ -111,8 +109,7 @@ class Running:
         self.process.wait(STOP_TIMEOUT_S + 5)
         took_s = time.monotonic() - began
         left = [process for process in started if is_alive(process)]
-        held = [port for port in listening if not ports.is_free(port)]
-        return Stopped(took_s, self.process.returncode, left, held)
+        return Stopped(took_s, self.process.returncode, left, still_held(listening))
 
 
 @dataclass(frozen=True)
@@ -141,6 +138,18 @@ def listening_ports(processes: Sequence[psutil.Process]) -> set[int]:
             connections = process.net_connections("tcp")
             found |= {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
     return found
+
+
+def still_held(ports: set[int]) -> list[int]:
+    """Those of the ports on which anybody listens."""
+    connections = psutil.net_connections("tcp")
+    return sorted(
+        {
+            one.laddr.port
+            for one in connections
+            if one.laddr and one.status == psutil.CONN_LISTEN and one.laddr.port in ports
+        }
+    )
 
 
 def copy_project(target: Path) -> Path:

@@ -6,7 +6,6 @@ import json
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 import requests
 import yaml
 
-import launcher.ports
 from tests import running
 from tests.running import Running, Stopped
 
@@ -132,17 +130,22 @@ def test_a_refused_model_changes_nothing_and_the_job_says_3(first: Running) -> N
 
 
 @pytest.mark.timeout(400)
-def test_two_copies_run_side_by_side(
+def test_two_copies_run_side_by_side_and_a_killed_one_is_cleaned_up(
     first: Running, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
-    """A second copy with other ports starts, answers and ends, and the first one never notices."""
+    """A second copy answers; killed outright, `make stop` ends it; the first never notices."""
     copy = running.copy_project(tmp_path / "second")
     environ = running.environ(free_port, VENV=str(first.root / ".venv"))
     with running.system(copy, environ, ["make", "run"]) as second:
         assert second.post("/stream", {"X": 0.2}).json() == first.post("/stream", {"X": 0.2}).json()
         assert versions(second) == ["1"]
-        stopped = second.interrupt()
-    assert_nothing_is_left(stopped)
+        processes = second.processes()
+        ports = running.listening_ports(processes)
+        processes[0].kill()
+        second.process.wait(10)
+        subprocess.run(["make", "stop"], cwd=copy, env=environ, check=True, timeout=60)
+    assert not [one for one in processes if running.is_alive(one)]
+    assert running.still_held(ports) == []
     assert first.post("/stream", {"X": 0.2}).status_code == 200
     assert first.get("/health/ready").status_code == 200
 
@@ -197,22 +200,3 @@ def assert_nothing_is_left(stopped: Stopped) -> None:
     assert stopped.processes_left == []
     assert stopped.ports_held == []
     assert stopped.took_s < running.STOP_TIMEOUT_S
-
-
-def test_a_system_killed_outright_is_cleaned_up_by_make_stop(
-    tmp_path: Path, free_port: Callable[[], int]
-) -> None:
-    """With the launcher gone by SIGKILL, `make stop` ends what it had started."""
-    root = running.copy_project(tmp_path / "project")
-    environ = running.environ(free_port)
-    launch = [sys.executable, "-m", "launcher", "run", "--train"]
-    service = running.start(root, environ, launch)
-    processes = service.processes()
-    ports = running.listening_ports(processes)
-    service.process.kill()
-    service.process.wait(10)
-    subprocess.run(
-        [sys.executable, "-m", "launcher", "stop"], cwd=root, env=environ, check=True, timeout=60
-    )
-    running.wait_for(lambda: not any(running.is_alive(one) for one in processes), 20)
-    assert not [port for port in ports if not launcher.ports.is_free(port)]

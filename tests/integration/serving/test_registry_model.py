@@ -49,7 +49,9 @@ def register(client: MlflowClient, name: str, slope: float) -> str:
         )
     if not client.search_registered_models(filter_string=f"name='{name}'"):
         client.create_registered_model(name)
-    version = client.create_model_version(name, info.model_uri, run_id=run.info.run_id).version
+    version = client.create_model_version(
+        name, info.model_uri, run_id=run.info.run_id, model_id=info.model_id
+    ).version
     client.set_registered_model_alias(name, names.CHAMPION, version)
     return str(version)
 
