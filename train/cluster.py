@@ -118,13 +118,14 @@ def _probe(address: str) -> None:
 
 def _use_own_token(folder: Path, environ: MutableMapping[str, str]) -> None:
     """Keep a local cluster closed to others, without the token that Ray would put in the home."""
-    if "RAY_AUTH_MODE" in environ:
+    tokens = (environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if environ.get("RAY_AUTH_MODE", "token") != "token" or any(tokens):
         return
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     environ["RAY_AUTH_MODE"] = "token"
-    environ.setdefault("RAY_AUTH_TOKEN_PATH", str(token))
+    environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 
 def _init(address: str, wait_s: float) -> None:

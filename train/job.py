@@ -194,7 +194,7 @@ def _judge(
 def _promoted(model_name: str, version: str, moved: bool) -> Outcome:
     if moved:
         return Outcome(version, True, f"{model_name} version {version} is champion now")
-    said = "was promoted by another job of the same data, settings and code"
+    said = "was made champion by an earlier job of the same data, settings and code"
     return Outcome(version, False, f"{model_name} version {version} {said}")
 
 

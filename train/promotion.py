@@ -58,8 +58,7 @@ class Promoter:
                 raise ChampionMovedError
             lease.check()
             version = self.registry.register(candidate).version
-            self._move(lease, version, reason)
-            return version, True
+            return version, self._move(lease, version, reason)
 
     def promote_version(self, version: str, reason: str) -> bool:
         """Make a version champion by hand; return whether it was not champion already."""
@@ -81,13 +80,14 @@ class Promoter:
             return version
 
     def was_promoted(self, version: ModelVersion) -> bool:
-        """Say whether a version is champion, or a finished move to it is on record."""
+        """Say whether a version is champion, or was: no move to it may be cut off half-way.
+
+        A champion with no move on record was made champion on MLflow's page.
+        """
+        states = [m.state for m in moves(version.tags) if m.to_version == version.version]
         if self.registry.champion() == version.version:
-            return True
-        return any(
-            move.to_version == version.version and move.state == "done"
-            for move in moves(version.tags)
-        )
+            return "started" not in states
+        return "done" in states
 
     def _move(self, lease: Lease, version: str, reason: str) -> bool:
         """Point the aliases, in an order from which any crash can be recovered.
@@ -123,10 +123,11 @@ class Promoter:
                 self._conclude(lease, move)
 
     def _conclude(self, lease: Lease, move: Promotion) -> None:
+        """Put the finished move on both versions, last on that where `was_promoted` looks."""
         done = replace(move, state="done")
-        self._record(lease, move.to_version, done)
         if move.from_version is not None:
             self._record(lease, move.from_version, done)
+        self._record(lease, move.to_version, done)
 
     def _point(self, lease: Lease, alias: str, version: str) -> None:
         lease.check()

@@ -1,0 +1,132 @@
+"""A Ray head of our own, and training jobs run as people run them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+ROOT = Path(__file__).parents[3]
+RAY_START_TIMEOUT_S = 60.0
+JOB_TIMEOUT_S = 120.0
+
+Train = Callable[..., subprocess.CompletedProcess[str]]
+WriteConfig = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def mlflow_client(mlflow_server: str) -> MlflowClient:
+    """A client of the shared MLflow server, which MLflow's own functions ask too."""
+    mlflow.set_tracking_uri(mlflow_server)
+    mlflow.set_registry_uri(mlflow_server)
+    return MlflowClient(tracking_uri=mlflow_server, registry_uri=mlflow_server)
+
+
+@pytest.fixture(scope="session")
+def ray_environment(free_port: Callable[[], int]) -> Iterator[dict[str, str]]:
+    """The environment that names a Ray head with two CPUs, ended with the test run."""
+    # Ray's socket paths must be short, so this is no folder of pytest's.
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    port = free_port()
+    environment = {
+        "RAY_ADDRESS": f"127.0.0.1:{port}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+    command += ["--num-cpus=2", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
+    command += ["--disable-usage-stats", f"--temp-dir={folder}", f"--port={port}"]
+    for name in (
+        "dashboard-agent-listen-port",
+        "dashboard-agent-grpc-port",
+        "metrics-export-port",
+        "ray-client-server-port",
+        "runtime-env-agent-port",
+    ):
+        command.append(f"--{name}={free_port()}")
+    log = folder / "head.log"
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with log.open("wb") as output:
+        head = subprocess.Popen(
+            command,
+            env=inherited | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_for_ray(head, log)
+        yield environment
+    finally:
+        head.terminate()
+        try:
+            head.wait(20)
+        except subprocess.TimeoutExpired:
+            head.kill()
+            head.wait(5)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_ray(head: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when the head says that it runs."""
+    deadline = time.monotonic() + RAY_START_TIMEOUT_S
+    while time.monotonic() < deadline and head.poll() is None:
+        if "Ray runtime started" in log.read_text():
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"Ray did not start:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def train(mlflow_server: str, ray_environment: dict[str, str]) -> Train:
+    """Run `python -m train` with the given arguments against the shared servers."""
+
+    def run(
+        *arguments: str | Path, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "train", *map(str, arguments)],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                **ray_environment,
+                "MLFLOW_TRACKING_URI": mlflow_server,
+                **(environment or {}),
+            },
+            capture_output=True,
+            text=True,
+            timeout=JOB_TIMEOUT_S,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def write_config(tmp_path_factory: pytest.TempPathFactory) -> WriteConfig:
+    """Write a copy of shipped settings, with other sections and a model name of its own."""
+
+    def write(model_name: str, shipped: str = "train_config.yaml", **sections: Any) -> Path:
+        values = yaml.safe_load((ROOT / shipped).read_text())
+        values |= {"model_name": model_name, "experiment": model_name, **sections}
+        file = tmp_path_factory.mktemp("config") / "train_config.yaml"
+        file.write_text(yaml.safe_dump(values))
+        return file
+
+    return write

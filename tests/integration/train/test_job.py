@@ -1,0 +1,397 @@
+"""Whole jobs: from data to a promoted version, or to a clear refusal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3  # type: ignore[import-untyped]
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from moto.server import ThreadedMotoServer
+from sklearn.datasets import load_iris
+
+from contract import names
+from contract.model_types import TRUSTED_TYPES
+from train.lock import PromotionLock
+from train.promotion import moves
+
+ROOT = Path(__file__).parents[3]
+Train = Callable[..., subprocess.CompletedProcess[str]]
+WriteConfig = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A job that ended well, and what it left in MLflow."""
+
+    model_name: str
+    config: Path
+    output: str
+    seconds: float
+    run: Run
+    artifacts: Path
+
+
+def only_run(client: MlflowClient, experiment: str) -> Run:
+    """Return the one run of an experiment."""
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    (run,) = client.search_runs([found.experiment_id])
+    return run
+
+
+def versions(client: MlflowClient, model_name: str) -> list[str]:
+    """Return the version numbers of a model, the newest first."""
+    return [str(v.version) for v in client.search_model_versions(f"name = '{model_name}'")]
+
+
+def aliases(client: MlflowClient, model_name: str) -> dict[str, str]:
+    """Return version by alias."""
+    return {k: str(v) for k, v in client.get_registered_model(model_name).aliases.items()}
+
+
+@pytest.fixture(scope="module")
+def promoted(
+    train: Train,
+    write_config: WriteConfig,
+    mlflow_client: MlflowClient,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Trained:
+    """The shipped settings, trained once into an empty registry."""
+    config = write_config("promoted")
+    started = time.monotonic()
+    done = train("--config", config)
+    seconds = time.monotonic() - started
+    assert done.returncode == 0, done.stderr
+    run = only_run(mlflow_client, "promoted")
+    folder = tmp_path_factory.mktemp("artifacts")
+    mlflow_client.download_artifacts(run.info.run_id, "", str(folder))
+    return Trained("promoted", config, done.stdout, seconds, run, folder)
+
+
+def test_default_job_ends_in_time_and_says_what_it_did(promoted: Trained) -> None:
+    """Seven plain lines and the result; about 15 s alone on two cores, which others share here."""
+    lines = promoted.output.splitlines()
+    assert [line[:5] for line in lines[:7]] == [f"[{n}/7]" for n in range(1, 8)]
+    assert lines[7:] == ["promoted version 1 is champion now"]
+    assert promoted.seconds < 60
+
+
+def test_run_holds_parameters_metrics_and_tags(promoted: Trained) -> None:
+    """Whoever opens the run finds how the model came to be."""
+    data = promoted.run.data
+    assert promoted.run.info.status == "FINISHED"
+    assert data.params["estimator.path"] == "sklearn.linear_model.SGDRegressor"
+    assert data.params["fitted.learning_rate"] == "invscaling"
+    assert data.metrics["test_r2"] >= 0.47
+    assert data.metrics["test_mse"] <= 2565
+    assert {"test_rmse", "test_mae", "cv_r2_mean", "cv_r2_std"} <= set(data.metrics)
+    for tag in (names.TAG_COMMIT, names.TAG_DATA_DIGEST, names.TAG_SEED, names.TAG_FINGERPRINT):
+        assert data.tags[tag]
+    assert data.tags["endeavour.library.scikit-learn"]
+    assert data.tags[names.TAG_DECISION] == "passed"
+    assert data.tags[names.TAG_VERSION] == "1"
+
+
+def test_run_holds_the_loss_of_every_epoch(promoted: Trained, mlflow_client: MlflowClient) -> None:
+    """One hundred epochs, one hundred losses."""
+    history = mlflow_client.get_metric_history(promoted.run.info.run_id, "train_loss")
+    assert [point.step for point in history] == list(range(1, 101))
+    assert history[-1].value < history[0].value
+
+
+def test_run_holds_data_pictures_and_decision(promoted: Trained) -> None:
+    """Files and datasets are all there, and agree."""
+    found = {
+        str(file.relative_to(promoted.artifacts))
+        for file in promoted.artifacts.rglob("*")
+        if file.is_file()
+    }
+    assert found == {
+        "data/test.csv",
+        "data/train.csv",
+        "gate_decision.json",
+        "plots/fit.png",
+        "plots/loss.png",
+        "plots/predicted_against_actual.png",
+        "plots/residuals.png",
+        "predictions.csv",
+        "settings.json",
+        "weights.json",
+    }
+    rows = {
+        p: len(pd.read_csv(promoted.artifacts / "data" / f"{p}.csv")) for p in ("train", "test")
+    }
+    assert rows == {"train": 422, "test": 20}
+    assert promoted.run.inputs is not None
+    inputs = promoted.run.inputs.dataset_inputs
+    assert {i.dataset.name for i in inputs} == {"train", "test"}
+    assert all(i.dataset.digest for i in inputs)
+    decision = json.loads((promoted.artifacts / "gate_decision.json").read_text())
+    assert decision["passed"] is True
+    assert decision["champion_version"] is None
+
+
+def test_registered_model_predicts_by_its_weights(
+    promoted: Trained, mlflow_client: MlflowClient, tmp_path: Path
+) -> None:
+    """The champion, read as serving reads it, is the line that weights.json describes."""
+    path = Path(mlflow.artifacts.download_artifacts("models:/promoted/1", dst_path=str(tmp_path)))
+    model = skops.io.load(path / names.MODEL_FILE, trusted=list(TRUSTED_TYPES))
+    own = json.loads((promoted.artifacts / "weights.json").read_text())["own_units"]
+    assert 920 <= own["slope"]["bmi"] <= 940
+    assert 151 <= own["intercept"] <= 153
+    predicted = model.predict(np.array([[0.2]]))[0]
+    assert predicted == pytest.approx(own["intercept"] + 0.2 * own["slope"]["bmi"])
+    assert 338 <= predicted <= 343
+    signature = mlflow.models.Model.load(str(path)).signature
+    assert signature is not None
+    assert signature.inputs.to_dict() == [{"type": "double", "name": "bmi", "required": True}]
+    assert signature.outputs.to_dict() == [{"type": "double", "required": True}]
+    example = json.loads((path / "input_example.json").read_text())
+    assert example["columns"] == ["bmi"]
+
+
+def test_version_carries_decision_and_promotion(
+    promoted: Trained, mlflow_client: MlflowClient
+) -> None:
+    """The version names its run, its fingerprint, the gate's reasons and its promotion."""
+    version = mlflow_client.get_model_version(promoted.model_name, "1")
+    assert aliases(mlflow_client, promoted.model_name) == {names.CHAMPION: "1"}
+    assert version.run_id == promoted.run.info.run_id
+    assert version.tags[names.TAG_FINGERPRINT] == promoted.run.data.tags[names.TAG_FINGERPRINT]
+    assert version.tags[names.TAG_DECISION] == "passed"
+    assert "pass: r2 is 0.47" in version.tags[names.TAG_REASONS]
+    (move,) = moves(version.tags)
+    assert (move.from_version, move.to_version, move.state) == (None, "1", "done")
+    assert promoted.run.info.run_id in move.reason
+
+
+def test_second_job_with_nothing_changed_registers_nothing(
+    promoted: Trained, train: Train, mlflow_client: MlflowClient
+) -> None:
+    """It names the version that there is, and leaves no run."""
+    done = train("run", "--config", promoted.config)
+    assert done.returncode == 0
+    assert "nothing changed since promoted version 1 was trained" in done.stdout
+    assert versions(mlflow_client, "promoted") == ["1"]
+    assert only_run(mlflow_client, "promoted").info.run_id == promoted.run.info.run_id
+
+
+def test_refused_model_changes_nothing_and_keeps_its_run(
+    promoted: Trained, train: Train, write_config: WriteConfig, mlflow_client: MlflowClient
+) -> None:
+    """Exit code 3; the run has the reasons, the registry has what it had."""
+    gate = {"minimum": {"r2": 0.99}}
+    config = write_config("promoted", experiment="refused", gate=gate)
+    done = train("--config", config)
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: the gate refused the model: r2 is 0.47")
+    assert "wanted at least 0.99" in done.stderr
+    assert done.stderr.count("\n") == 1
+    run = only_run(mlflow_client, "refused")
+    assert run.info.status == "FINISHED"
+    assert run.data.tags[names.TAG_DECISION] == "refused"
+    assert names.TAG_VERSION not in run.data.tags
+    # The champion was asked for the same rows, and did as well.
+    assert json.loads(run.data.tags[names.TAG_COMPARISON])["change"] == 0
+    assert versions(mlflow_client, "promoted") == ["1"]
+    assert aliases(mlflow_client, "promoted") == {names.CHAMPION: "1"}
+
+
+def test_local_cluster_gives_the_same_weights_and_leaves_the_home_alone(
+    promoted: Trained,
+    train: Train,
+    write_config: WriteConfig,
+    mlflow_client: MlflowClient,
+    tmp_path: Path,
+) -> None:
+    """Without RAY_ADDRESS the job brings its own cluster: same seed, same bits, no token left."""
+    config = write_config("local")
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {"RAY_ADDRESS": "", "RAY_AUTH_TOKEN_PATH": "", "HOME": str(home)}
+    done = train("--config", config, environment=environment)
+    assert done.returncode == 0, done.stderr
+    run = only_run(mlflow_client, "local")
+    mlflow_client.download_artifacts(run.info.run_id, "weights.json", str(tmp_path))
+    weights = (tmp_path / "weights.json").read_bytes()
+    assert weights == (promoted.artifacts / "weights.json").read_bytes()
+    assert not (home / ".ray").exists()
+
+
+def test_job_that_died_before_the_promotion_is_finished_by_the_next(
+    train: Train, write_config: WriteConfig, mlflow_client: MlflowClient
+) -> None:
+    """A version that was registered and never promoted is promoted, not registered again.
+
+    The shipped boosting settings do the work here: all ten features, gradient boosting.
+    """
+    config = write_config("boosting", "train_config_boosting.yaml")
+    first = train("--config", config)
+    assert first.returncode == 0, first.stderr
+    # Take back what comes after the registration.
+    mlflow_client.delete_registered_model_alias("boosting", names.CHAMPION)
+    for tag in mlflow_client.get_model_version("boosting", "1").tags:
+        if tag.startswith(names.TAG_PROMOTION):
+            mlflow_client.delete_model_version_tag("boosting", "1", tag)
+    again = train("--config", config)
+    assert again.returncode == 0, again.stderr
+    assert "boosting version 1 is champion now" in again.stdout
+    assert versions(mlflow_client, "boosting") == ["1"]
+    assert aliases(mlflow_client, "boosting") == {names.CHAMPION: "1"}
+
+
+def test_job_is_judged_again_when_the_champion_moved_meanwhile(
+    ray_environment: dict[str, str],
+    mlflow_server: str,
+    write_config: WriteConfig,
+    mlflow_client: MlflowClient,
+    train: Train,
+) -> None:
+    """A job that waits for the lock while another promotes is held against the new champion."""
+    first = write_config("race", estimator=boosting(1), gate={"minimum": {}})
+    assert train("--config", first).returncode == 0
+    second = write_config("race", experiment="race-2", estimator=boosting(2), gate={"minimum": {}})
+    lock = PromotionLock(mlflow_client, "race")
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "train", "--config", str(second)],
+            cwd=ROOT,
+            env={**os.environ, **ray_environment, "MLFLOW_TRACKING_URI": mlflow_server},
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as waiting,
+        lock.hold(),
+    ):
+        assert waiting.stdout is not None
+        for line in waiting.stdout:
+            if line.startswith("[6/7]"):
+                break
+        # Another job, while this one waits: the same model again, as version 2.
+        source = str(mlflow_client.get_model_version("race", "1").source)
+        model_id = source.removeprefix("models:/")
+        mlflow_client.create_model_version("race", source, model_id=model_id)
+        mlflow_client.set_registered_model_alias("race", names.CHAMPION, "2")
+    assert waiting.returncode == 0
+    assert aliases(mlflow_client, "race") == {names.CHAMPION: "3", names.PREVIOUS: "2"}
+    run = only_run(mlflow_client, "race-2")
+    assert run.data.tags[names.TAG_JUDGED_AGAINST] == "2"
+    assert mlflow_client.get_model_version("race", "3").tags[names.TAG_JUDGED_AGAINST] == "2"
+
+
+def boosting(trees: int) -> dict[str, Any]:
+    """Settings of a small estimator."""
+    path = "sklearn.ensemble.GradientBoostingRegressor"
+    return {"path": path, "parameters": {"n_estimators": trees, "max_depth": 1}}
+
+
+@pytest.fixture
+def bucket(free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket on an S3 server of this test's own, found through AWS's usual variables."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="rows")
+    yield "rows"
+    server.stop()
+
+
+def test_classifier_is_trained_from_parquet_on_s3(
+    bucket: str,
+    train: Train,
+    write_config: WriteConfig,
+    mlflow_client: MlflowClient,
+    tmp_path: Path,
+) -> None:
+    """Text labels, a random split, a pipeline: promoted, and its output is text."""
+    iris = load_iris(as_frame=True)
+    table = iris.data.assign(species=iris.target_names[iris.target]).drop_duplicates()
+    table.to_parquet(tmp_path / "iris.parquet")
+    boto3.client("s3").upload_file(str(tmp_path / "iris.parquet"), bucket, "iris.parquet")
+    config = write_config(
+        "flowers",
+        task="classification",
+        data={"source": f"s3://{bucket}/iris.parquet", "target": "species", "features": "all"},
+        split={"by": "random", "test_size": 0.3},
+        estimator={"path": "sklearn.linear_model.LogisticRegression", "standardize": True},
+        gate={},
+    )
+    done = train("--config", config)
+    assert done.returncode == 0, done.stderr
+    run = only_run(mlflow_client, "flowers")
+    assert run.data.metrics["test_accuracy"] > 0.9
+    assert "test_log_loss" in run.data.metrics
+    mlflow_client.download_artifacts(run.info.run_id, "plots", str(tmp_path))
+    assert [file.name for file in (tmp_path / "plots").iterdir()] == ["confusion_matrix.png"]
+    assert run.outputs is not None
+    model = run.outputs.model_outputs[0].model_id
+    signature = mlflow.models.get_model_info(f"models:/{model}").signature
+    assert signature is not None
+    assert signature.outputs.to_dict() == [{"type": "string", "required": True}]
+
+
+def test_job_waits_for_a_free_cpu_only_so_long(
+    ray_environment: dict[str, str],
+    train: Train,
+    write_config: WriteConfig,
+    mlflow_client: MlflowClient,
+) -> None:
+    """When others hold every CPU, the job ends with exit code 4 and says what it lacked."""
+    code = (
+        "import ray, sys\n"
+        "ray.init(log_to_driver=False)\n"
+        "@ray.remote(num_cpus=2)\n"
+        "class Holder:\n"
+        "    def here(self): pass\n"
+        "holder = Holder.remote(); ray.get(holder.here.remote())\n"
+        "print('held', flush=True); sys.stdin.read()\n"
+    )
+    config = write_config("starved", deadlines={"compute_s": 2})
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, **ray_environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        done = train("--config", config)
+        holder.communicate("")
+    assert done.returncode == 4
+    assert "error: no free CPU on the Ray cluster within 2 s" in done.stderr
+    assert mlflow_client.get_experiment_by_name("starved") is None
+
+
+def test_dead_ray_address_ends_the_job_in_time(
+    train: Train, write_config: WriteConfig, free_port: Callable[[], int]
+) -> None:
+    """Exit code 4 within 30 s, where Ray itself would try for two minutes."""
+    address = f"127.0.0.1:{free_port()}"
+    started = time.monotonic()
+    done = train("--config", write_config("dead-ray"), environment={"RAY_ADDRESS": address})
+    assert done.returncode == 4
+    assert f"error: no Ray cluster answers at {address}" in done.stderr
+    assert time.monotonic() - started < 30

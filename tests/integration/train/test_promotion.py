@@ -1,0 +1,317 @@
+"""Promotions over a real MLflow server: at once, cut off, retried, and by hand."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+
+from contract import names
+from train.errors import BadSettingsError, UnreachableError
+from train.lock import PromotionLock
+from train.promotion import ChampionMovedError, Promoter, Promotion, moves
+from train.registry import Candidate, Registry
+
+PAIRS = 20
+EXPERIMENT = "candidates"
+
+
+def promoter(client: MlflowClient, model_name: str, **lock: float) -> Promoter:
+    """Return a promoter of one model."""
+    return Promoter(Registry(client, model_name), PromotionLock(client, model_name, **lock))
+
+
+def candidate(client: MlflowClient, fingerprint: str) -> Candidate:
+    """Log an empty model in a run of its own, as far as the registry can tell a real one."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    number = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
+    run = client.create_run(number)
+    model = client.create_logged_model(number, name="model", source_run_id=run.info.run_id)
+    return Candidate(run.info.run_id, model.model_id, fingerprint, {names.TAG_DECISION: "passed"})
+
+
+def versions(client: MlflowClient, model_name: str) -> dict[str, dict[str, str]]:
+    """Return the tags of each version by its number."""
+    found = client.search_model_versions(f"name = '{model_name}'")
+    return {str(version.version): dict(version.tags) for version in found}
+
+
+def record(client: MlflowClient, model_name: str) -> list[Promotion]:
+    """Return every move on record, oldest first; both versions of a move must tell the same."""
+    told: dict[int, Promotion] = {}
+    for tags in versions(client, model_name).values():
+        for move in moves(tags):
+            assert told.setdefault(move.number, move) == move
+    return [told[number] for number in sorted(told)]
+
+
+def assert_record_agrees(client: MlflowClient, model_name: str) -> None:
+    """The moves follow on one another, and the last one is what the aliases say."""
+    told = record(client, model_name)
+    assert all(move.state == "done" for move in told)
+    assert told[0].from_version is None
+    for earlier, later in pairwise(told):
+        assert later.from_version == earlier.to_version
+    expected = {names.CHAMPION: told[-1].to_version}
+    if told[-1].from_version is not None:
+        expected[names.PREVIOUS] = told[-1].from_version
+    assert Registry(client, model_name).aliases() == expected
+
+
+def promote_until_judged_right(made: Promoter, chosen: Candidate, start: threading.Barrier) -> str:
+    """Promote as a job does: judge against the champion again whenever it moved."""
+    judged_against = made.registry.champion()
+    start.wait(30)
+    while True:
+        try:
+            return made.promote_candidate(chosen, judged_against, "passed")[0]
+        except ChampionMovedError:
+            judged_against = made.registry.champion()
+
+
+@pytest.mark.parametrize("twins", [False, True], ids=["different models", "the same model"])
+def test_twenty_pairs_at_once_end_with_one_champion_each(
+    mlflow_server: str, mlflow_client: MlflowClient, twins: bool
+) -> None:
+    """Two jobs start together, twenty times: no duplicate, and a record without a gap."""
+    model_name = f"pairs-{'twins' if twins else 'others'}"
+    clients = [MlflowClient(mlflow_server, mlflow_server) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        for pair in range(PAIRS):
+            start = threading.Barrier(2)
+            marks = [f"{pair}", f"{pair}" if twins else f"{pair}-other"]
+            promoted = [
+                pool.submit(
+                    promote_until_judged_right,
+                    promoter(client, model_name),
+                    candidate(client, mark),
+                    start,
+                )
+                for client, mark in zip(clients, marks, strict=True)
+            ]
+            chosen = {future.result(60) for future in promoted}
+            assert len(chosen) == len(set(marks))
+            assert Registry(mlflow_client, model_name).champion() in chosen
+    fingerprints = [
+        tags[names.TAG_FINGERPRINT] for tags in versions(mlflow_client, model_name).values()
+    ]
+    assert len(fingerprints) == len(set(fingerprints)) == (PAIRS if twins else 2 * PAIRS)
+    assert len(record(mlflow_client, model_name)) == len(fingerprints)
+    assert_record_agrees(mlflow_client, model_name)
+    left = mlflow_client.search_experiments(filter_string=f"name LIKE '{model_name}.promotion.%'")
+    assert len(left) == 0
+
+
+def test_champion_that_moved_since_the_judgement_stops_the_promotion(
+    mlflow_client: MlflowClient,
+) -> None:
+    """A candidate judged against an older champion is neither registered nor promoted."""
+    made = promoter(mlflow_client, "moved")
+    made.promote_candidate(candidate(mlflow_client, "a"), None, "passed")
+    with pytest.raises(ChampionMovedError):
+        made.promote_candidate(candidate(mlflow_client, "b"), None, "passed")
+    assert list(versions(mlflow_client, "moved")) == ["1"]
+
+
+def test_rollback_swaps_the_two_aliases_and_is_recorded(mlflow_client: MlflowClient) -> None:
+    """Rolling back twice brings the later one back."""
+    made = promoter(mlflow_client, "swap")
+    made.promote_candidate(candidate(mlflow_client, "a"), None, "passed")
+    made.promote_candidate(candidate(mlflow_client, "b"), "1", "passed")
+    assert made.roll_back("answers too slowly") == "1"
+    assert made.registry.aliases() == {names.CHAMPION: "1", names.PREVIOUS: "2"}
+    assert made.roll_back("it was the network") == "2"
+    assert made.registry.aliases() == {names.CHAMPION: "2", names.PREVIOUS: "1"}
+    told = record(mlflow_client, "swap")
+    assert [move.reason for move in told[2:]] == ["answers too slowly", "it was the network"]
+    assert all(move.who and move.at for move in told)
+    assert_record_agrees(mlflow_client, "swap")
+
+
+def test_version_that_was_rolled_back_is_not_promoted_again_by_a_job(
+    mlflow_client: MlflowClient,
+) -> None:
+    """A job that finds its fingerprint promoted before leaves the aliases alone."""
+    made = promoter(mlflow_client, "respected")
+    made.promote_candidate(candidate(mlflow_client, "a"), None, "passed")
+    made.promote_candidate(candidate(mlflow_client, "b"), "1", "passed")
+    made.roll_back("worse in the field")
+    again = made.promote_candidate(candidate(mlflow_client, "b"), "1", "passed")
+    assert again == ("2", False)
+    assert made.registry.champion() == "1"
+
+
+def test_promotion_by_hand_takes_any_version_that_exists(mlflow_client: MlflowClient) -> None:
+    """A version that doesn't exist, or no previous champion, is an error with exit code 2."""
+    made = promoter(mlflow_client, "by-hand")
+    made.promote_candidate(candidate(mlflow_client, "a"), None, "passed")
+    with pytest.raises(BadSettingsError, match="has no version 7"):
+        made.promote_version("7", "try")
+    with pytest.raises(BadSettingsError, match="no previous champion"):
+        made.roll_back("try")
+    assert not made.promote_version("1", "is it already")
+    assert made.registry.aliases() == {names.CHAMPION: "1"}
+
+
+def test_lock_of_a_holder_that_died_is_passed_over(mlflow_client: MlflowClient) -> None:
+    """When the lease has run out, the next in line takes the next number and clears up."""
+    dead = PromotionLock(mlflow_client, "orphan", lease_s=-10)
+    lease = dead._acquire()
+    with PromotionLock(mlflow_client, "orphan", wait_s=10).hold() as later:
+        assert later.number == lease.number + 1
+        (experiment,) = mlflow_client.search_experiments(
+            filter_string="name LIKE 'orphan.promotion.%'"
+        )
+        assert experiment.experiment_id == later.experiment_id
+    with pytest.raises(UnreachableError, match="lock ran out"):
+        lease.check()
+
+
+def test_lock_that_is_held_is_waited_for_only_so_long(mlflow_client: MlflowClient) -> None:
+    """A second one waits its deadline, and gets in as soon as the first lets go."""
+    first = PromotionLock(mlflow_client, "busy")
+    with (
+        first.hold() as held,
+        pytest.raises(UnreachableError, match="another job has held"),
+        PromotionLock(mlflow_client, "busy", wait_s=0.5).hold(),
+    ):
+        pass
+    with first.hold() as later:
+        assert later.number == held.number + 1
+
+
+def test_locks_of_models_with_similar_names_are_apart(mlflow_client: MlflowClient) -> None:
+    """`_` in a name stands for itself, though LIKE takes it for any character."""
+    with (
+        PromotionLock(mlflow_client, "a_b").hold() as one,
+        PromotionLock(mlflow_client, "axb", wait_s=5).hold() as other,
+    ):
+        assert one.experiment_id != other.experiment_id
+        assert (one.number, other.number) == (1, 1)
+
+
+@dataclass
+class CutOffClient:
+    """A client whose process dies at the n-th write; reads go through."""
+
+    client: MlflowClient
+    writes_left: int
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the real method, counted if it writes."""
+        method = getattr(self.client, name)
+        writes = name.startswith(("set_", "create_registered", "create_model"))
+        if not writes:
+            return method
+
+        def write(*arguments: Any, **options: Any) -> Any:
+            if self.writes_left == 0:
+                raise ConnectionAbortedError("the process died here")
+            self.writes_left -= 1
+            return method(*arguments, **options)
+
+        return write
+
+
+@pytest.mark.parametrize("writes", range(7))
+def test_job_that_dies_at_any_write_is_finished_by_the_next(
+    mlflow_client: MlflowClient, writes: int
+) -> None:
+    """Wherever it is cut off: the old champion or the new one serves, and a retry ends right."""
+    name = f"cut-off-{writes}"
+    made = promoter(mlflow_client, name)
+    made.promote_candidate(candidate(mlflow_client, "a"), None, "passed")
+    chosen = candidate(mlflow_client, "b")
+    cut_off = CutOffClient(mlflow_client, writes)
+    dying = replace(made, registry=Registry(cut_off, name))  # type: ignore[arg-type]
+    with pytest.raises(ConnectionAbortedError):
+        dying.promote_candidate(chosen, "1", "passed")
+    champion = made.registry.champion()
+    assert champion in {"1", "2"}
+    made.promote_candidate(candidate(mlflow_client, "b"), champion, "passed")
+    assert made.registry.aliases() == {names.CHAMPION: "2", names.PREVIOUS: "1"}
+    assert sorted(versions(mlflow_client, name)) == ["1", "2"]
+    for version in ("1", "2"):
+        last = moves(versions(mlflow_client, name)[version])[-1]
+        assert (last.from_version, last.to_version, last.state) == ("1", "2", "done")
+
+
+class LossyProxy(BaseHTTPRequestHandler):
+    """Forwards to MLflow; the first answer to each path in `lose` is lost after MLflow acted."""
+
+    target: ClassVar[str]
+    lose: ClassVar[set[str]]
+
+    def _forward(self) -> None:
+        length = int(self.headers.get("content-length", 0))
+        answer = requests.request(
+            self.command,
+            self.target + self.path,
+            data=self.rfile.read(length),
+            headers={"content-type": "application/json"},
+            timeout=30,
+        )
+        route = self.path.partition("?")[0]
+        if route in self.lose:
+            self.lose.discard(route)
+            self.close_connection = True
+            return
+        self.send_response(answer.status_code)
+        self.send_header("content-length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    do_GET = do_POST = do_PATCH = do_DELETE = _forward  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def lossy(mlflow_server: str, free_port: Callable[[], int]) -> Iterator[tuple[str, set[str]]]:
+    """The URI of a proxy before MLflow, and the paths whose next answer it loses."""
+    lose: set[str] = set()
+    handler = type("Handler", (LossyProxy,), {"target": mlflow_server, "lose": lose})
+    port = free_port()
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{port}", lose
+        server.shutdown()
+        thread.join(10)
+
+
+def test_answers_that_are_lost_leave_no_duplicate(
+    lossy: tuple[str, set[str]], mlflow_client: MlflowClient
+) -> None:
+    """MLflow's client asks again; the lock knows its own experiment, the registry its version."""
+    uri, lose = lossy
+    chosen = candidate(mlflow_client, "a")
+    paths = {
+        "/api/2.0/mlflow/experiments/create",
+        "/api/2.0/mlflow/model-versions/create",
+        "/api/2.0/mlflow/registered-models/alias",
+    }
+    lose |= paths
+    started = time.monotonic()
+    made = promoter(MlflowClient(uri, uri), "lossy")
+    assert made.promote_candidate(chosen, None, "passed") == ("1", True)
+    assert not lose, "every path was asked, and its answer lost"
+    assert time.monotonic() - started < 40
+    assert list(versions(mlflow_client, "lossy")) == ["1"]
+    assert record(mlflow_client, "lossy")[0].number == 1
+    assert_record_agrees(mlflow_client, "lossy")
+    every = mlflow_client.search_experiments(
+        view_type=ViewType.ALL, filter_string="name LIKE 'lossy.promotion.%'"
+    )
+    assert [experiment.lifecycle_stage for experiment in every] == ["deleted"]
