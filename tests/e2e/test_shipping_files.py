@@ -1,0 +1,173 @@
+"""Dockerfile, compose file and workflows: what they name exists, and what must be closed is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launcher import environment, system
+from tests.e2e.dockerfile import ROOT, chain, read
+
+STAGES = read()
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+DOCS = (ROOT / "docs" / "containers.md").read_text()
+
+
+def tracked() -> set[str]:
+    """Every file and folder of the repository, as git has it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    files = [Path(line) for line in listed.stdout.splitlines()]
+    return {str(path) for file in files for path in (file, *file.parents)}
+
+
+def test_every_path_that_the_image_copies_is_in_the_repository() -> None:
+    copied = {
+        source.rstrip("/")
+        for stage in STAGES.values()
+        for one in stage.all_of("COPY")
+        if "from" not in one.flags
+        for source in one.words[:-1]
+    }
+    assert copied <= tracked()
+
+
+def test_nothing_that_the_image_copies_is_kept_out_of_the_build() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    ignored = {line for line in lines if line and not line.startswith("#")}
+    needed = {name for name in tracked() if "/" not in name}
+    assert ignored.isdisjoint(needed | {".git"})
+
+
+def test_what_comes_from_another_stage_names_one() -> None:
+    origins = [one.flags.get("from") for one in STAGES["serve"].all_of("COPY")]
+    assert [name for name in origins if name] == ["install", "model"]
+    assert STAGES["install"].base == STAGES["serve"].base == "base"
+
+
+def test_the_base_image_has_an_exact_version_and_the_python_of_the_lock() -> None:
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", STAGES["base"].base)
+
+
+def test_the_image_runs_as_a_numbered_user_who_owns_only_what_it_writes_to() -> None:
+    user = STAGES["serve"].last("USER").text
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+    uid, gid = user.split(":")
+    made = STAGES["serve"].last("RUN").text
+    assert made.count(f"--owner={uid} --group={gid}") == made.count("install --directory")
+    assert not any("chown" in one.flags for one in STAGES["serve"].all_of("COPY"))
+
+
+def test_every_requirement_has_an_exact_version_and_hashes() -> None:
+    lock = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
+    wanted = [line for line in lock.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(wanted) > 50
+    assert [line for line in wanted if "==" not in line or "--hash=sha256:" not in line] == []
+
+
+def test_variables_of_the_containers_are_read_by_the_code() -> None:
+    code = "\n".join(
+        file.read_text()
+        for package in ("contract", "launcher", "serve_app", "train")
+        for file in (ROOT / package).glob("*.py")
+    )
+    named = {name for one in SERVICES.values() for name in one.get("environment", {})}
+    for stage in chain(STAGES, "serve"):
+        named |= {name for one in stage.all_of("ENV") for name in one.pairs}
+    ours = {name for name in named if name != "PATH" and not name.startswith(("PIP_", "PYTHON"))}
+    assert {name for name in ours if name not in code} == set()
+
+
+def test_containers_get_the_environment_that_make_run_gives() -> None:
+    assert {name: SERVICES[name]["env_file"] for name in ("mlflow", "web", "train")} == {
+        "mlflow": "serve.env",
+        "web": "serve.env",
+        "train": "serve.env",
+    }
+    assert environment.of_file(ROOT / "serve.env")["RAY_AUTH_MODE"] == "token"
+
+
+def test_services_build_stages_that_exist() -> None:
+    targets = {one["build"]["target"] for one in SERVICES.values() if "build" in one}
+    assert targets == {"serve", "test"}
+    assert targets <= set(STAGES)
+
+
+def test_only_the_service_is_published_beyond_this_machine() -> None:
+    published = {name: one["ports"] for name, one in SERVICES.items() if "ports" in one}
+    assert published == {
+        "web": ["${PORT:-8000}:8000"],
+        "mlflow": ["127.0.0.1:${MLFLOW_PORT:-5000}:5000"],
+    }
+
+
+def test_volumes_are_mounted_on_folders_that_the_image_has() -> None:
+    made = [f"/app/{word}".replace("/app//", "/") for word in STAGES["serve"].last("RUN").words]
+    for one in SERVICES.values():
+        for mount in one.get("volumes", []):
+            name, folder, *_ = mount.split(":")
+            assert name in COMPOSE["volumes"]
+            assert folder in made
+
+
+def test_up_starts_neither_the_job_nor_the_tests() -> None:
+    assert {name for name, one in SERVICES.items() if "profiles" not in one} == {"web", "mlflow"}
+
+
+def test_containers_get_the_time_that_the_launcher_takes_to_stop() -> None:
+    grace_s = int(SERVICES["web"]["stop_grace_period"].removesuffix("s"))
+    assert grace_s > system.SERVE_STOP_S + system.REST_STOP_S
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_actions_are_pinned_by_commit_and_say_their_version(file: Path) -> None:
+    used = re.findall(r"uses: (.*)", file.read_text())
+    pinned = re.compile(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
+    assert used
+    assert [line for line in used if not pinned.fullmatch(line)] == []
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_workflows_grant_nothing_by_default(file: Path) -> None:
+    workflow = yaml.safe_load(file.read_text())
+    assert workflow["permissions"] == {}
+    assert all("timeout-minutes" in job for job in workflow["jobs"].values())
+    granted = {name: job["permissions"] for name, job in workflow["jobs"].items()}
+    assert granted.pop("publish", {"contents": "read", "packages": "write"}) == {
+        "contents": "read",
+        "packages": "write",
+    }
+    assert all(permissions == {"contents": "read"} for permissions in granted.values())
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_workflows_call_make_targets_that_exist(file: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    called = set(re.findall(r"(?:run:|nohup) make ([a-z-]+)", file.read_text()))
+    assert called
+    assert called <= targets
+
+
+def test_training_on_demand_offers_the_shipped_settings() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "train.yml").read_text())
+    # YAML 1.1 reads the key `on` as a boolean.
+    offered = workflow[True]["workflow_dispatch"]["inputs"]["config"]["options"]
+    assert offered == sorted(file.name for file in ROOT.glob("train_config*.yaml"))
+
+
+def test_documented_compose_commands_name_services() -> None:
+    named = re.findall(r"^docker-compose (?:run|up|restart|build) ([a-z]+)", DOCS, re.MULTILINE)
+    assert {"test", "web", "train"} <= set(named)
+    assert set(named) <= set(SERVICES)
