@@ -133,7 +133,9 @@ def test_versions_are_promoted_and_rolled_back_by_hand(
     experiment = mlflow_client.create_experiment("hand")
     model = mlflow_client.create_logged_model(experiment, name="model").model_id
     for _ in range(2):
-        mlflow_client.create_model_version("hand", f"models:/{model}", model_id=model)
+        mlflow_client.create_model_version(
+            "hand", f"models:/{model}", model_id=model, await_creation_for=0
+        )
     config = str(write_config("hand"))
 
     def run(*arguments: str) -> tuple[int, str, str]:

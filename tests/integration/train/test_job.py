@@ -196,7 +196,9 @@ def test_refused_model_changes_nothing_and_keeps_its_run(
 ) -> None:
     """Exit code 3; the run has the reasons, the registry has what it had."""
     gate = {"minimum": {"r2": 0.99}}
-    config = write_config("promoted", experiment="refused", gate=gate)
+    config = write_config(
+        "promoted", experiment="refused", gate=gate, cross_validation={"folds": 0}
+    )
     done = train("--config", config)
     assert done.returncode == 3
     assert done.stderr.startswith("error: the gate refused the model: r2 is 0.47")
@@ -263,29 +265,27 @@ def test_job_is_judged_again_when_the_champion_moved_meanwhile(
     train: Train,
 ) -> None:
     """A job that waits for the lock while another promotes is held against the new champion."""
-    first = write_config("race", estimator=boosting(1), gate={"minimum": {}})
+    quick = {"gate": {"minimum": {}}, "cross_validation": {"folds": 0}}
+    first = write_config("race", estimator=boosting(1), **quick)
     assert train("--config", first).returncode == 0
-    second = write_config("race", experiment="race-2", estimator=boosting(2), gate={"minimum": {}})
-    lock = PromotionLock(mlflow_client, "race")
-    with (
-        subprocess.Popen(
-            [sys.executable, "-m", "train", "--config", str(second)],
-            cwd=ROOT,
-            env={**os.environ, **ray_environment, "MLFLOW_TRACKING_URI": mlflow_server},
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as waiting,
-        lock.hold(),
-    ):
-        assert waiting.stdout is not None
-        for line in waiting.stdout:
-            if line.startswith("[6/7]"):
-                break
-        # Another job, while this one waits: the same model again, as version 2.
-        source = str(mlflow_client.get_model_version("race", "1").source)
-        model_id = source.removeprefix("models:/")
-        mlflow_client.create_model_version("race", source, model_id=model_id)
-        mlflow_client.set_registered_model_alias("race", names.CHAMPION, "2")
+    second = write_config("race", experiment="race-2", estimator=boosting(2), **quick)
+    with subprocess.Popen(
+        [sys.executable, "-m", "train", "--config", str(second)],
+        cwd=ROOT,
+        env={**os.environ, **ray_environment, "MLFLOW_TRACKING_URI": mlflow_server},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as waiting:
+        with PromotionLock(mlflow_client, "race").hold():
+            assert waiting.stdout is not None
+            while not waiting.stdout.readline().startswith("[6/7]"):
+                assert waiting.poll() is None
+            # Another job, while this one waits: the same model again, as version 2.
+            source = str(mlflow_client.get_model_version("race", "1").source)
+            model_id = source.removeprefix("models:/")
+            mlflow_client.create_model_version("race", source, model_id=model_id)
+            mlflow_client.set_registered_model_alias("race", names.CHAMPION, "2")
+        waiting.communicate(timeout=60)
     assert waiting.returncode == 0
     assert aliases(mlflow_client, "race") == {names.CHAMPION: "3", names.PREVIOUS: "2"}
     run = only_run(mlflow_client, "race-2")
