@@ -19,7 +19,7 @@ from typing import Final
 
 import psutil
 
-from contract import strict, tracking
+from contract import names, strict, tracking
 from launcher import (
     console,
     environment,
@@ -127,16 +127,15 @@ class System:
             dashboard=f"http://{LOOPBACK}:{self._ports.dashboard}",
         )
         run.save(layout.state)
-        # Look at the model before Ray takes its seconds, unless it is still to be trained.
+        # Look at the model before anything takes its seconds, unless it is still to be trained or
+        # in the registry that is started here; `build` looks at that one.
         trains = self._options.trains_if_empty and chosen.model_served == "mlflow"
         if not self._needs_mlflow and not trains:
             self._check_model(environ)
         self._start_parts(run, environ, scratch)
         run = self._record(run)
-        if trains:
-            self._train_if_empty(str(mlflow_uri), chosen.model_name, run.dashboard)
-        if self._needs_mlflow or trains:
-            self._check_model(environ)
+        if run.mlflow_uri is not None:
+            self._ensure_champion(run.mlflow_uri, chosen.model_name, run.dashboard, trains)
         self._deploy(run, environ)
         self._welcome(self._record(run))
 
@@ -168,9 +167,14 @@ class System:
             self._wait(lambda: serving.is_running(run.dashboard, token), DEPLOY_DEADLINE_S)
             self._wait(lambda: serving.answers(run.address), START_DEADLINE_S)
 
-    def _train_if_empty(self, mlflow_uri: str, model_name: str, dashboard: str) -> None:
-        if mlflow_server.has_champion(mlflow_uri, model_name):
+    def _ensure_champion(self, uri: str, model_name: str, dashboard: str, trains: bool) -> None:
+        if mlflow_server.has_champion(uri, model_name):
             return
+        if not trains:
+            raise SettingError(
+                f"the registry has no version of {model_name!r} with the alias "
+                f"{names.CHAMPION!r}: start with `make run`, which trains one, or set MODEL_NAME"
+            )
         console.say(f"  no champion of {model_name!r} yet: training the first one")
         cluster = training.Cluster(dashboard, self._layout.token)
         code = training.run(cluster, self._layout.root, [], self._environ)

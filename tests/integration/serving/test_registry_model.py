@@ -33,7 +33,9 @@ def client(mlflow_server: str) -> MlflowClient:
     return MlflowClient(tracking_uri=mlflow_server)
 
 
-def register(client: MlflowClient, name: str, slope: float) -> str:
+def register(
+    client: MlflowClient, name: str, slope: float, serialization_format: str = "skops"
+) -> str:
     """Log and register y = slope x, make it champion, and return its version."""
     mlflow.set_experiment(name)
     with mlflow.start_run() as run:
@@ -41,7 +43,7 @@ def register(client: MlflowClient, name: str, slope: float) -> str:
         info = mlflow.sklearn.log_model(
             LinearRegression().fit(ROWS, ROWS[:, 0] * slope),
             name=names.MODEL_ARTIFACT,
-            serialization_format="skops",
+            serialization_format=serialization_format,
             signature=ModelSignature(
                 Schema([ColSpec(DataType.double, "x")]), Schema([ColSpec(DataType.double)])
             ),
@@ -162,6 +164,19 @@ def test_what_cannot_be_served_fails_the_start_with_one_line_in_time(
     assert says in completed.stderr
     assert len(completed.stderr.strip().splitlines()) == 1
     assert time.monotonic() - began < 30
+    assert not (root / "var" / "run.json").exists()
+
+
+@pytest.mark.timeout(200)
+def test_a_champion_that_may_not_be_loaded_fails_the_deployment_with_one_line(
+    mlflow_server: str, client: MlflowClient, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """Serve's own traceback stays in its log; people get the reason, and nothing is left."""
+    register(client, "pickled", 2.0, serialization_format="cloudpickle")
+    root = running.copy_project(tmp_path / "project")
+    environ = running.environ(free_port, MLFLOW_TRACKING_URI=mlflow_server, MODEL_NAME="pickled")
+    with pytest.raises(RuntimeError, match=r"not deployed: only the scikit-learn flavor in skops"):
+        running.start(root, environ)
     assert not (root / "var" / "run.json").exists()
 
 
