@@ -35,7 +35,7 @@ COPY serve_config.yaml ./
 RUN python -m serve_app export --to /app/model
 
 
-# What `make test` needs, and the whole repository with its history: a test clones it.
+# What `make test` needs: its tools, and the whole repository.
 FROM install AS test
 # Debian keeps one version of a package per release, so there is nothing to pin to.
 # hadolint ignore=DL3008
@@ -46,8 +46,7 @@ COPY Makefile requirements-dev.lock ./
 # By way of make, so that `make test` finds its stamps and need not install this again.
 RUN --mount=type=cache,target=/root/.cache/pip \
     ln --symbolic /opt/venv .venv \
-    && echo "tools: \$(DEV_INSTALLED)" > /tmp/tools.mk \
-    && make -f Makefile -f /tmp/tools.mk tools \
+    && make install-dev \
     && chown endeavour:endeavour /app
 COPY --chown=10001:10001 . .
 USER 10001:10001

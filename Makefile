@@ -1,6 +1,6 @@
 # `make` alone prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help install run dev train export stop test test-system lint format lock system-packages
+.PHONY: help install install-dev run dev train export stop test test-system lint format lock system-packages
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,6 +18,8 @@ help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## make .venv with exactly what requirements.lock names
+
+install-dev: $(DEV_INSTALLED) ## the same, and the tools that `make test` uses
 
 run: $(INSTALLED) ## start MLflow, Ray and the service; train a first model; Ctrl-C stops all of it
 	@exec $(BIN)/python -m launcher run --train

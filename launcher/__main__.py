@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if others and options.command is not _train:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     options.others = others
+    _keep_loopback_off_proxies()
     try:
         code: int = options.command(options)
     except SettingsError as error:
@@ -43,6 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.complain(str(error))
         return error.exit_code
     return code
+
+
+def _keep_loopback_off_proxies() -> None:
+    """Keep requests to our own parts away from a proxy that the environment names."""
+    for name in ("no_proxy", "NO_PROXY"):
+        if os.environ.get(name) != "*":
+            others = [os.environ[name]] if os.environ.get(name) else []
+            os.environ[name] = ",".join([*others, "127.0.0.1", "localhost"])
 
 
 def _parser() -> argparse.ArgumentParser:

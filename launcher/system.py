@@ -252,7 +252,15 @@ def stop_children(children: list[Child]) -> None:
 
 def _host(is_open: bool) -> str:
     """Return the address of Ray's head: loopback, or the one that other containers reach."""
-    return socket.gethostbyname(socket.gethostname()) if is_open else LOOPBACK
+    if not is_open:
+        return LOOPBACK
+    try:
+        return socket.gethostbyname(socket.gethostname())
+    except OSError as error:
+        raise SettingError(
+            f"--network: this host's name {socket.gethostname()!r} has no address: "
+            "add it to /etc/hosts"
+        ) from error
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
