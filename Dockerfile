@@ -35,7 +35,7 @@ COPY serve_config.yaml ./
 RUN python -m serve_app export --to /app/model
 
 
-# What `make test` needs: its tools, and the whole repository.
+# What `make test` needs: its tools, and the whole repository; a test asks git which files it has.
 FROM install AS test
 # Debian keeps one version of a package per release, so there is nothing to pin to.
 # hadolint ignore=DL3008
