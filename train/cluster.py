@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import joblib
@@ -33,8 +33,9 @@ def connect(wait_s: float, environ: MutableMapping[str, str] = os.environ) -> It
     environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address not in ("local", "auto"):
         _probe(address)
-    with tempfile.TemporaryDirectory(prefix="ray-token-") as folder:
+    with ExitStack() as stack:
         if address == "local":
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-token-"))
             _use_own_token(Path(folder), environ)
         _init(address, wait_s)
         import ray  # noqa: PLC0415  # reads the token's path when it is imported

@@ -210,4 +210,4 @@ def _mlflow_failures() -> Iterator[None]:
         yield
     except (MlflowException, requests.RequestException) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UnreachableError(f"MLflow did not do what was asked: {reason}") from error
+        raise UnreachableError(f"MLflow failed while the job ran: {reason}") from error

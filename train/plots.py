@@ -21,6 +21,7 @@ SEEN, HELD_OUT, MODEL, INK = "#9aa5b1", "#1f6fb4", "#d1495b", "#2b2f36"
 SIZE_INCHES, WIDE_INCHES = (7.0, 4.6), (9.0, 4.2)
 DOTS_PER_INCH = 150
 MOST_LABELS_WITH_NUMBERS = 20
+LONGEST_LEVEL_LABEL = 8
 
 
 def draw(
@@ -75,7 +76,7 @@ def _equation(dataset: Dataset, model: BaseEstimator) -> str:
         return "model"
     feature = dataset.feature_names[0]
     slope, intercept = own_units["slope"][feature], own_units["intercept"]
-    return f"model: {slope:.4g} {feature} {intercept:+.4g}"
+    return f"model: {slope:.4g} {feature} {'-' if intercept < 0 else '+'} {abs(intercept):.4g}"
 
 
 def _predicted(dataset: Dataset, evaluation: Evaluation) -> Figure:
@@ -141,13 +142,17 @@ def _confusion(dataset: Dataset, evaluation: Evaluation) -> Figure:
     figure = Figure(figsize=(6.0, 5.2), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(counts, cmap="Blues", vmin=0)
-    figure.colorbar(image, ax=axes, label="rows", shrink=0.85)
-    axes.set_xticks(range(len(labels)), [str(label) for label in labels], rotation=30, ha="right")
-    axes.set_yticks(range(len(labels)), [str(label) for label in labels])
+    texts = [str(label) for label in labels]
+    tilt = {"rotation": 30, "ha": "right"} if max(map(len, texts)) > LONGEST_LEVEL_LABEL else {}
+    axes.set_xticks(range(len(labels)), texts, **tilt)
+    axes.set_yticks(range(len(labels)), texts)
+    axes.tick_params(length=0)
     if len(labels) <= MOST_LABELS_WITH_NUMBERS:
         for (row, column), count in np.ndenumerate(counts):
             color = "white" if count > counts.max() / 2 else INK
             axes.text(column, row, f"{count}", ha="center", va="center", color=color)
+    else:
+        figure.colorbar(image, ax=axes, label="rows", shrink=0.85)
     accuracy = evaluation.metrics["accuracy"]
     _label(axes, f"Held-out rows (accuracy {accuracy:.3f})", "predicted", "actual")
     axes.spines[:].set_visible(False)
