@@ -143,7 +143,9 @@ def _confusion(dataset: Dataset, evaluation: Evaluation) -> Figure:
     axes = figure.subplots()
     image = axes.imshow(counts, cmap="Blues", vmin=0)
     texts = [str(label) for label in labels]
-    tilt = {"rotation": 30, "ha": "right"} if max(map(len, texts)) > LONGEST_LEVEL_LABEL else {}
+    tilt: dict[str, Any] = (
+        {"rotation": 30, "ha": "right"} if max(map(len, texts)) > LONGEST_LEVEL_LABEL else {}
+    )
     axes.set_xticks(range(len(labels)), texts, **tilt)
     axes.set_yticks(range(len(labels)), texts)
     axes.tick_params(length=0)
