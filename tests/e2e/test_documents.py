@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import running
 from tests.running import ROOT, Running
 
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -24,6 +25,10 @@ RUN_ELSEWHERE = {
     "make lint": ("Makefile", "test: lint"),
     "make format": ("Makefile", "$(BIN)/ruff format --check ."),
     "make export": ("tests/e2e/test_make_run.py", '"export"'),
+    'python -m train rollback --reason "slow answers since Monday"': (
+        "tests/integration/train/test_command.py",
+        'run("rollback", "--reason", "slow answers")',
+    ),
     "serve run serve_config.yaml": (
         "tests/integration/serving/test_registry_model.py",
         '["serve", "run", "serve_config.yaml"]',
@@ -136,3 +141,20 @@ def test_every_make_target_that_is_named_exists() -> None:
     for document in DOCUMENTS:
         named = set(re.findall(r"`make ([a-z-]+)", document.read_text()))
         assert named <= targets, document.name
+
+
+@pytest.mark.timeout(300)
+def test_the_project_installs_into_an_environment_of_ones_own(tmp_path: Path) -> None:
+    """`pip install -e .` makes the four packages importable from anywhere."""
+    copy = running.copy_project(tmp_path / "project")
+    environment = tmp_path / "own"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=120)
+    python = environment / "bin" / "python"
+    # The dependencies themselves are what `make run` installs from the lock.
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-e", "."]
+    subprocess.run(install, cwd=copy, check=True, timeout=200)
+    program = "import contract, launcher, serve_app, train; print(train.__file__)"
+    completed = subprocess.run(
+        [str(python), "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert completed.stdout.startswith(str(copy))

@@ -1,0 +1,71 @@
+"""The rules of the house that a reader can't see in one file."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PURE = {
+    "train/gate.py": {"ray", "mlflow", "starlette"},
+    "serve_app/records.py": {"ray", "mlflow", "starlette"},
+    "serve_app/predictions.py": {"ray", "mlflow", "starlette"},
+    "serve_app/coalescer.py": {"ray", "mlflow", "starlette"},
+    "serve_app/model.py": {"ray", "mlflow", "starlette"},
+    "serve_app/routes.py": {"ray", "mlflow", "sklearn", "skops"},
+    "serve_app/ingress.py": {"mlflow", "sklearn", "skops"},
+}
+
+
+def imported(file: Path) -> set[str]:
+    """The top-level names of all modules that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("room", "others"),
+    [
+        ("contract", {"train", "serve_app", "launcher"}),
+        ("train", {"serve_app", "launcher"}),
+        ("serve_app", {"train", "launcher"}),
+        ("launcher", {"train"}),
+    ],
+)
+def test_rooms_do_not_import_each_other(room: str, others: set[str]) -> None:
+    """Training and serving meet in MLflow and in the contract."""
+    for file in (ROOT / room).glob("*.py"):
+        assert imported(file).isdisjoint(others), file
+
+
+@pytest.mark.parametrize(("file", "foreign"), PURE.items())
+def test_decisions_and_the_hot_path_stay_free_of_what_they_do_not_need(
+    file: str, foreign: set[str]
+) -> None:
+    """Ray, MLflow and HTTP stay at the edges."""
+    assert imported(ROOT / file).isdisjoint(foreign)
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_locks_have_exact_versions_with_hashes_and_no_index(name: str) -> None:
+    """Every requirement is pinned and hashed; where it is fetched from is the user's choice."""
+    text = (ROOT / name).read_text()
+    assert "://" not in text
+    assert "--index-url" not in text
+    requirements = re.split(r"\n(?=[a-z])", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE))
+    assert len(requirements) > 50
+    for requirement in requirements:
+        assert re.match(r"[a-z0-9._-]+(\[[a-z,_-]+\])?==\S+", requirement), requirement
+        assert "--hash=sha256:" in requirement, requirement
+
+
+def test_what_makes_runs_and_caches_is_not_tracked() -> None:
+    """Everything that running makes is under var/, and var/ is ignored."""
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert {"/var/", "/.venv/"} <= set(ignored)
