@@ -15,7 +15,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import FunctionTransformer
 
 from contract import names
-from serve_app import registry
+from serve_app import model_files, registry
 from serve_app.model_errors import NoSuchModelError, UnservableModelError
 from serve_app.settings import Settings
 from tests import models
@@ -48,7 +48,7 @@ def local(directory: Path) -> Settings:
 
 def test_a_model_predicts_in_the_signatures_order(directory: Path) -> None:
     """Columns, example and predictions come out as they went in."""
-    model = registry.read(directory)
+    model = model_files.read(directory)
     assert model.signature.names == ("a", "b")
     np.testing.assert_array_equal(model.example, ROWS[:1])
     np.testing.assert_allclose(model.predict(np.array([[1.0, 10.0]])).values, [21.0])
@@ -59,7 +59,7 @@ def test_tree_ensembles_are_on_the_list(tmp_path: Path) -> None:
     estimator = GradientBoostingRegressor(n_estimators=3).fit(ROWS, ROWS[:, 0])
     directory = models.write(tmp_path / "model", estimator, ROWS, ["a", "b"])
     expected = estimator.predict(ROWS)
-    np.testing.assert_array_equal(registry.read(directory).predict(ROWS).values, expected)
+    np.testing.assert_array_equal(model_files.read(directory).predict(ROWS).values, expected)
 
 
 def test_a_type_that_is_not_on_the_list_is_refused_by_name(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_type_that_is_not_on_the_list_is_refused_by_name(tmp_path: Path) -> No
     skops.io.dump(odd, directory / "model.skops")
     change(directory, ["flavors", "sklearn", "skops_trusted_types"], ["shutil.rmtree"])
     with pytest.raises(UnservableModelError, match=r"shutil.rmtree.*extra_trusted_types"):
-        registry.read(directory)
+        model_files.read(directory)
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_what_would_run_code_or_cannot_be_checked_is_refused(
     """The error says which part of MLmodel stands in the way."""
     change(directory, path, value)
     with pytest.raises(UnservableModelError, match=says):
-        registry.read(directory)
+        model_files.read(directory)
 
 
 def test_a_damaged_file_is_refused(directory: Path) -> None:
     """Bytes that are no skops archive give an error, not a crash."""
     (directory / "model.skops").write_bytes(b"not a zip")
     with pytest.raises(UnservableModelError, match="not a readable skops file"):
-        registry.read(directory)
+        model_files.read(directory)
     with zipfile.ZipFile(directory / "model.skops", "w") as archive:
         archive.writestr("schema.json", json.dumps({"__class__": "x"}))
     with pytest.raises(UnservableModelError):
-        registry.read(directory)
+        model_files.read(directory)
 
 
 def test_a_directory_without_a_model_says_how_to_get_one(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_files_changed_since_the_version_was_chosen_are_not_served(directory: Pa
 
 def test_an_exported_directory_keeps_its_version_and_notices_a_change(directory: Path) -> None:
     """The export's own facts name the version, run and digest."""
-    digest = registry.digest_of(directory)
+    digest = model_files.digest_of(directory)
     facts = {"name": "m", "version": "3", "run_id": "r", "digest": digest, "metrics": {"r2": 0.5}}
     (directory / names.EXPORT_FILE).write_text(json.dumps(facts))
     version = registry.resolve(local(directory))
