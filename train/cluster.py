@@ -145,7 +145,7 @@ def _init(address: str, wait_s: float) -> None:
             # To be given for a cluster of one's own only; None leaves it open.
             include_dashboard=False if address == "local" else None,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a start that fails raises plain Exception, among others
         reason = str(error).strip().splitlines()[0]
         raise UnreachableError(f"no Ray cluster at {address}: {reason}") from error
     finally:

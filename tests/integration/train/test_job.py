@@ -83,11 +83,11 @@ def promoted(
 
 
 def test_default_job_ends_in_time_and_says_what_it_did(promoted: Trained) -> None:
-    """Seven plain lines and the result; about 15 s alone on two cores, which others share here."""
+    """Seven plain lines and the result; about 12 s alone on two cores, which others share here."""
     lines = promoted.output.splitlines()
     assert [line[:5] for line in lines[:7]] == [f"[{n}/7]" for n in range(1, 8)]
     assert lines[7:] == ["promoted version 1 is champion now"]
-    assert promoted.seconds < 60
+    assert promoted.seconds < 120
 
 
 def test_run_holds_parameters_metrics_and_tags(promoted: Trained) -> None:
@@ -222,7 +222,7 @@ def test_local_cluster_gives_the_same_weights_and_leaves_the_home_alone(
     tmp_path: Path,
 ) -> None:
     """Without RAY_ADDRESS the job brings its own cluster: same seed, same bits, no token left."""
-    config = write_config("local")
+    config = write_config("local", deadlines={"ray_connect_s": 120})
     home = tmp_path / "home"
     home.mkdir()
     environment = {"RAY_ADDRESS": "", "RAY_AUTH_TOKEN_PATH": "", "HOME": str(home)}
@@ -285,7 +285,7 @@ def test_job_is_judged_again_when_the_champion_moved_meanwhile(
             model_id = source.removeprefix("models:/")
             mlflow_client.create_model_version("race", source, model_id=model_id)
             mlflow_client.set_registered_model_alias("race", names.CHAMPION, "2")
-        waiting.communicate(timeout=60)
+        waiting.communicate(timeout=150)
     assert waiting.returncode == 0
     assert aliases(mlflow_client, "race") == {names.CHAMPION: "3", names.PREVIOUS: "2"}
     run = only_run(mlflow_client, "race-2")
