@@ -23,9 +23,9 @@ from mlflow.exceptions import MlflowException
 from train.errors import UnreachableError
 
 LEASE_S = 60.0
-WRITE_RESERVE_S = 40.0
-"""No write starts later than this before the lease ends: one call to MLflow, with its retries,
-takes up to 36 s."""
+WRITE_RESERVE_S = 25.0
+"""No write starts later than this before the lease ends: one call to MLflow, with its retry,
+takes up to 20 s."""
 
 CLOCK_SKEW_S = 5.0
 WAIT_S = 150.0

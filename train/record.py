@@ -17,9 +17,11 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+import requests
 from mlflow import MlflowClient
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.utils.mlflow_tags import (
@@ -29,7 +31,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_USER,
 )
 
-from contract import names
+from contract import names, tracking
 from contract.model_types import TRUSTED_TYPES
 from train import fingerprint, plots, weights
 from train.data import Dataset, Part
@@ -82,12 +84,17 @@ def log(
     )
     run_id = run.info.run_id
     with _quiet(), mlflow.start_run(run_id=run_id):
-        _log_params(client, run_id, result)
-        _log_metrics(client, run_id, result)
-        _log_datasets(result)
-        _log_files(run_id, result, champion)
-        log_decision(client, run_id, result, decision)
-        model_id = _log_model(result)
+        try:
+            _log_params(client, run_id, result)
+            _log_metrics(client, run_id, result)
+            _log_datasets(result)
+            _log_files(run_id, result, champion)
+            log_decision(client, run_id, result, decision)
+            model_id = _log_model(result)
+        except (MlflowException, requests.RequestException):
+            # Leaving the block marks the run FAILED, which a server that hangs would hold up again.
+            tracking.shorten_waits()
+            raise
     return Logged(run_id, model_id)
 
 
