@@ -77,7 +77,10 @@ $(BIN)/python:
 		echo "error: $(PYTHON) is missing: install Python 3.11 or newer, or set PYTHON" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit( \
 		"error: Python %d.%d does not do: install 3.11, 3.12 or 3.13, or set PYTHON" % v)'
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@if [ -e $(VENV) ] && [ ! -f $(VENV)/pyvenv.cfg ]; then \
+		echo "error: $(VENV) exists and is no virtual environment: set VENV" >&2; exit 2; fi
+	@$(PYTHON) -m venv --clear $(VENV) && $(BIN)/python -m pip --version >/dev/null || { \
+		rm -f $(BIN)/python; \
 		echo "error: no virtual environment could be made: on Debian, install python3-venv" >&2; \
 		exit 2; }
 

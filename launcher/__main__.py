@@ -9,7 +9,7 @@ from pathlib import Path
 
 from contract.strict import SettingsError
 from contract.tracking import tracking_uri
-from launcher import console, layout, state, stop, training
+from launcher import console, layout, signals, state, stop, training
 from launcher.errors import LaunchError, SettingError
 from launcher.system import Options, System
 
@@ -35,8 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     options.others = others
     _keep_loopback_off_proxies()
+    signals.arm()
     try:
         code: int = options.command(options)
+    except signals.Stopped as stopped:
+        return stopped.exit_code
     except SettingsError as error:
         console.complain(str(error))
         return SettingError.exit_code

@@ -1,9 +1,13 @@
 """Where a copy of the project keeps what it makes: everything under `var/`."""
 
+import fcntl
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from launcher.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,19 @@ class Layout:
     def serve_config(self) -> Path:
         """The copy of serve_config.yaml with this run's ports."""
         return self.var / "serve_config.yaml"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the copy for one run at a time.
+
+        Raises SettingError if another run holds it. It goes with the process, however that ends.
+        """
+        with (self.var / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise SettingError("already running in this folder: `make stop` ends it") from error
+            yield
 
     def make(self) -> None:
         """Make the folders, and the token that only this user may read."""

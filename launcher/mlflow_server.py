@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 
 from contract import names
 from launcher import preflight, processes
-from launcher.errors import UnreachableError
+from launcher.errors import SettingError, UnreachableError
 from launcher.processes import Child
 
 _TIMEOUT_S = 5.0
@@ -39,9 +40,29 @@ def start(folder: Path, host: str, port: int, environ: Mapping[str, str], log: P
 def answers(uri: str) -> bool:
     """Whether a server answers at `uri`."""
     try:
-        return requests.get(f"{uri}/health", timeout=_TIMEOUT_S).ok
+        return requests.get(f"{uri.rstrip('/')}/health", timeout=_TIMEOUT_S).ok
     except requests.RequestException:
         return False
+
+
+def check_address(uri: str) -> None:
+    """Raise unless a server of one's own answers at `uri`: SettingError, UnreachableError."""
+    shown = without_password(uri)
+    if not uri.startswith(("http://", "https://")):
+        raise SettingError(
+            f"{shown} is no MLflow server: set MLFLOW_TRACKING_URI to an http address, "
+            "or leave it out and one is started"
+        )
+    if not answers(uri):
+        raise UnreachableError(
+            f"no MLflow server answers at {shown}: start it, or correct MLFLOW_TRACKING_URI"
+        )
+
+
+def without_password(uri: str) -> str:
+    """Return an address that may be shown: its user and password are left out."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def has_champion(uri: str, model_name: str) -> bool:
@@ -51,7 +72,7 @@ def has_champion(uri: str, model_name: str) -> bool:
     """
     try:
         answer = requests.get(
-            f"{uri}/api/2.0/mlflow/registered-models/alias",
+            f"{uri.rstrip('/')}/api/2.0/mlflow/registered-models/alias",
             params={"name": model_name, "alias": names.CHAMPION},
             timeout=_TIMEOUT_S,
         )
@@ -59,7 +80,11 @@ def has_champion(uri: str, model_name: str) -> bool:
             return True
         code = answer.json().get("error_code")
     except (requests.RequestException, ValueError) as error:
-        raise UnreachableError(f"the MLflow server at {uri} does not answer: {error}") from error
+        raise UnreachableError(
+            f"the MLflow server at {without_password(uri)} does not answer: {type(error).__name__}"
+        ) from error
     if code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
         return False
-    raise UnreachableError(f"the MLflow server at {uri} answered {answer.status_code} {code}")
+    raise UnreachableError(
+        f"the MLflow server at {without_password(uri)} answered {answer.status_code} {code}"
+    )

@@ -25,7 +25,7 @@ from launcher.errors import LaunchError
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _POLL_S: Final = 0.1
-_LOG_TAIL_LINES: Final = 15
+_LONGEST_LINE: Final = 300
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Child:
         """Whether the process is gone."""
         return self.process.poll() is not None
 
-    def log_tail(self) -> str:
-        """Return the last lines of its output."""
+    def last_words(self) -> str:
+        """Return the last line of its output."""
         with contextlib.suppress(OSError):
-            lines = self.log.read_text(errors="replace").splitlines()
-            return "\n".join(lines[-_LOG_TAIL_LINES:])
-        return ""
+            lines = [one.strip() for one in self.log.read_text(errors="replace").splitlines()]
+            return next((one for one in reversed(lines) if one), "no output")[:_LONGEST_LINE]
+        return "no output"
 
 
 def adopt_orphans() -> None:
@@ -83,8 +83,8 @@ def check_alive(children: Iterable[Child]) -> None:
     for child in children:
         if child.has_ended:
             raise LaunchError(
-                f"{child.name} ended by itself with code {child.process.returncode}; "
-                f"the end of {child.log}:\n{child.log_tail()}"
+                f"{child.name} ended by itself with code {child.process.returncode}: "
+                f"{child.last_words()} (see {child.log})"
             )
 
 

@@ -48,7 +48,7 @@ def start_reloading(layout: Layout, ports: Ports, environ: Mapping[str, str]) ->
     """
     config = strict.read_yaml(layout.root / "serve_config.yaml")
     args = settings.args_of(config).items()
-    arguments = [f"{name}={value}" for name, value in args if not isinstance(value, dict)]
+    arguments = [f"{name}={value}" for name, value in args if isinstance(value, str | int | float)]
     serve = shlex.quote(preflight.tool("serve"))
     host = (config.get("http_options") or {}).get("host", "0.0.0.0")
     first = f"{serve} start --http-host {shlex.quote(host)} --http-port {ports.http}"

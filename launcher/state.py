@@ -12,7 +12,7 @@ import psutil
 from launcher.errors import UnreachableError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class ProcessId:
     """A process, told apart from a later one with the same number by its start time."""
 
@@ -42,13 +42,20 @@ class Run:
     mlflow_uri: str | None
     ray_address: str
     dashboard: str
+    scratch: str
+    """Folder of Ray's session; it goes with the run."""
     processes: tuple[ProcessId, ...] = ()
 
     def save(self, file: Path) -> None:
         """Write the run, whole or not at all."""
-        scratch = file.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        scratch.replace(file)
+        fresh = file.with_suffix(f".{os.getpid()}")
+        fresh.touch(mode=0o600)  # an address may carry a password
+        fresh.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        fresh.replace(file)
+
+    def survivors(self) -> list[psutil.Process]:
+        """Return the recorded processes that still run."""
+        return [found for one in self.processes if (found := one.find()) is not None]
 
 
 def read(file: Path) -> Run | None:

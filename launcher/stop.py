@@ -1,7 +1,9 @@
 """`make stop`: end the run that `var/run.json` records, by process id."""
 
 import contextlib
+import shutil
 import time
+from pathlib import Path
 from typing import Final
 
 import psutil
@@ -10,14 +12,16 @@ from launcher import console, processes, state
 from launcher.errors import LaunchError
 from launcher.layout import Layout
 
-DEADLINE_S: Final = 30.0
+PATIENCE_S: Final = 22.0
+"""Longer than an orderly end takes; a launcher that hangs is then killed."""
+REST_S: Final = 6.0
 _POLL_S: Final = 0.2
 
 
 def stop(layout: Layout) -> None:
-    """Ask the launcher to stop; if it was killed, end what it had started.
+    """Ask the launcher to stop; end what it leaves, or had started before it was killed.
 
-    Raises LaunchError if something is still there after 30 s.
+    Raises LaunchError if something is still there after that.
     """
     run = state.read(layout.state)
     if run is None:
@@ -26,19 +30,22 @@ def stop(layout: Layout) -> None:
     launcher = run.launcher.find()
     with console.step("stopped"):
         if launcher is not None:
-            launcher.terminate()
-            _wait_for_end(launcher)
-        recorded = [found for one in run.processes if (found := one.find()) is not None]
-        left = processes.end(recorded, DEADLINE_S / 2)
-    layout.state.unlink(missing_ok=True)
+            _end(launcher)
+        left = processes.end(run.survivors(), REST_S)
+        shutil.rmtree(Path(run.scratch), ignore_errors=True)
     if left:
-        raise LaunchError(f"still running: {', '.join(str(one.pid) for one in left)}")
+        raise LaunchError(
+            f"still running: {', '.join(str(one.pid) for one in left)}; `make stop` tries again"
+        )
+    layout.state.unlink(missing_ok=True)
 
 
-def _wait_for_end(process: psutil.Process) -> None:
-    until = time.monotonic() + DEADLINE_S
+def _end(launcher: psutil.Process) -> None:
+    """Ask, wait, and kill a launcher that doesn't end."""
+    until = time.monotonic() + PATIENCE_S
     with contextlib.suppress(psutil.NoSuchProcess):
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        launcher.terminate()
+        while launcher.is_running() and launcher.status() != psutil.STATUS_ZOMBIE:
             if time.monotonic() > until:
-                raise LaunchError(f"process {process.pid} did not stop within {DEADLINE_S:g} s")
+                launcher.kill()
             time.sleep(_POLL_S)

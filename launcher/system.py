@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -14,7 +13,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import psutil
@@ -29,7 +27,9 @@ from launcher import (
     processes,
     ray_head,
     serving,
+    signals,
     state,
+    stop,
     training,
 )
 from launcher.errors import LaunchError, SettingError, UnreachableError
@@ -39,15 +39,12 @@ from serve_app import settings
 
 LOOPBACK: Final = "127.0.0.1"
 START_DEADLINE_S: Final = 90.0
+CHECK_DEADLINE_S: Final = 60.0
 DEPLOY_DEADLINE_S: Final = 180.0
 SERVE_STOP_S: Final = 15.0
 REST_STOP_S: Final = 10.0
 _POLL_S: Final = 0.2
 _WATCH_S: Final = 1.0
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM; not an Exception, so that nothing on the way takes it for a failure."""
 
 
 @dataclass(frozen=True)
@@ -79,37 +76,38 @@ class System:
         chosen = self._check()
         processes.adopt_orphans()
         with ExitStack() as stack:
+            stack.enter_context(self._layout.lock())
+            self._clear_away_killed_run()
+            self._ports = ports.choose(self._environ, needs_mlflow=self._needs_mlflow)
             scratch = Path(tempfile.mkdtemp(prefix="edv-", dir="/tmp"))
             stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-            stack.callback(self._layout.state.unlink, missing_ok=True)
             stack.callback(self._stop)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, _raise_stopped)
             try:
                 self._start(chosen, scratch)
                 self._watch()
-            except Stopped:
+            except signals.Stopped:
                 console.say("")
             finally:
-                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                    signal.signal(number, _say_stopping)
+                signals.disarm()
 
     def _check(self) -> settings.Settings:
         preflight.check_python()
         preflight.check_tools(["ray", "serve", "mlflow"])
-        if (run := state.running(self._layout.state)) is not None:
-            raise SettingError(
-                f"already running at {run.address} (process {run.launcher.pid}): "
-                "`make stop` ends it"
-            )
-        config = strict.read_yaml(self._layout.root / "serve_config.yaml")
         self._layout.make()
+        config = strict.read_yaml(self._layout.root / "serve_config.yaml")
         chosen = settings.resolve(settings.args_of(config), self._environ)
-        self._needs_mlflow = (
-            chosen.model_served == "mlflow" and tracking.tracking_uri(self._environ) is None
-        )
-        self._ports = ports.choose(self._environ, needs_mlflow=self._needs_mlflow)
+        uri = tracking.tracking_uri(self._environ)
+        self._needs_mlflow = chosen.model_served == "mlflow" and uri is None
+        if chosen.model_served == "mlflow" and uri is not None:
+            mlflow_server.check_address(uri)
         return chosen
+
+    def _clear_away_killed_run(self) -> None:
+        """End what a run has left whose launcher was killed; the lock says that it is gone."""
+        run = state.read(self._layout.state)
+        if run is not None:
+            console.say("the last run here was killed: ending what it left")
+            stop.stop(self._layout)
 
     def _start(self, chosen: settings.Settings, scratch: Path) -> None:
         layout = self._layout
@@ -125,7 +123,9 @@ class System:
             mlflow_uri=mlflow_uri if chosen.model_served == "mlflow" else None,
             ray_address=f"{LOOPBACK}:{self._ports.gcs}",
             dashboard=f"http://{LOOPBACK}:{self._ports.dashboard}",
+            scratch=str(scratch),
         )
+        self._run = run
         run.save(layout.state)
         # Look at the model before anything takes its seconds, unless it is still to be trained or
         # in the registry that is started here; `build` looks at that one.
@@ -133,11 +133,10 @@ class System:
         if not self._needs_mlflow and not trains:
             self._check_model(environ)
         self._start_parts(run, environ, scratch)
-        run = self._record(run)
         if run.mlflow_uri is not None:
             self._ensure_champion(run.mlflow_uri, chosen.model_name, run.dashboard, trains)
         self._deploy(run, environ)
-        self._welcome(self._record(run))
+        self._welcome(run)
 
     def _start_parts(self, run: state.Run, environ: Mapping[str, str], scratch: Path) -> None:
         """Start Ray and MLflow side by side, and wait until both answer."""
@@ -151,7 +150,7 @@ class System:
             self._children.append(mlflow_server.start(layout.mlflow, host, port, environ, log))
         if run.mlflow_uri is not None:
             uri = run.mlflow_uri
-            with console.step(f"MLflow at {uri}"):
+            with console.step(f"MLflow at {mlflow_server.without_password(uri)}"):
                 self._wait(lambda: mlflow_server.answers(uri), START_DEADLINE_S)
         token = layout.token.read_text()
         with console.step(f"Ray, dashboard at {run.dashboard}"):
@@ -191,7 +190,7 @@ class System:
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=START_DEADLINE_S,
+                timeout=CHECK_DEADLINE_S,
             )
         if completed.returncode != 0:
             lines = completed.stderr.strip().splitlines() or ["no reason was given"]
@@ -201,8 +200,10 @@ class System:
 
     def _wait(self, is_done: Callable[[], bool], deadline_s: float) -> None:
         until = time.monotonic() + deadline_s
-        while not is_done():
-            processes.check_alive(self._children)
+        while True:
+            self._look_after()
+            if is_done():
+                return
             if time.monotonic() > until:
                 logs = ", ".join(str(child.log) for child in self._children)
                 raise LaunchError(f"not there after {deadline_s:g} s; see {logs}")
@@ -210,22 +211,23 @@ class System:
 
     def _watch(self) -> None:
         while True:
-            processes.check_alive(self._children)
-            processes.reap_orphans(self._children)
+            self._look_after()
             time.sleep(_WATCH_S)
 
-    def _record(self, run: state.Run) -> state.Run:
-        """Note all processes, for a `make stop` after the launcher itself was killed."""
-        found = tuple(state.ProcessId.of(one) for one in processes.descendants())
-        run = replace(run, processes=found)
-        run.save(self._layout.state)
-        return run
+    def _look_after(self) -> None:
+        """Raise if a part has ended; note all processes for a `make stop` after our own death."""
+        processes.check_alive(self._children)
+        processes.reap_orphans(self._children)
+        found = tuple(sorted(state.ProcessId.of(one) for one in processes.descendants()))
+        if found != self._run.processes:
+            self._run = replace(self._run, processes=found)
+            self._run.save(self._layout.state)
 
     def _welcome(self, run: state.Run) -> None:
         curl = f"""curl --json '{{"X": 0.2}}' localhost:{self._ports.http}/stream"""
         lines = [f"\nEndeavour answers at {run.address}"]
         if run.mlflow_uri:
-            lines.append(f"  MLflow         {run.mlflow_uri}")
+            lines.append(f"  MLflow         {mlflow_server.without_password(run.mlflow_uri)}")
         lines += [
             f"  Ray dashboard  {run.dashboard}  (its token: {self._layout.token})",
             f"  logs           {self._layout.logs}",
@@ -236,18 +238,17 @@ class System:
         console.say("\n".join(lines))
 
     def _stop(self) -> None:
+        """End the parts, Serve first, so that it drains; forget the run only if nothing is left."""
         with console.step("stopped"):
-            stop_children(self._children)
+            for child in reversed(self._children):
+                if child.name.startswith("serve"):
+                    processes.interrupt(child, signal.SIGINT, SERVE_STOP_S)
             left = processes.end(processes.descendants(), REST_STOP_S)
         if left:
-            console.complain(f"still running: {', '.join(str(one.pid) for one in left)}")
-
-
-def stop_children(children: list[Child]) -> None:
-    """End the parts in the opposite order: Serve drains first, then Ray and MLflow."""
-    for child in reversed(children):
-        if child.name.startswith("serve"):
-            processes.interrupt(child, signal.SIGINT, SERVE_STOP_S)
+            pids = ", ".join(str(one.pid) for one in left)
+            console.complain(f"still running: {pids}; `make stop` tries again")
+        else:
+            self._layout.state.unlink(missing_ok=True)
 
 
 def _host(is_open: bool) -> str:
@@ -261,11 +262,3 @@ def _host(is_open: bool) -> str:
             f"--network: this host's name {socket.gethostname()!r} has no address: "
             "add it to /etc/hosts"
         ) from error
-
-
-def _raise_stopped(number: int, frame: FrameType | None) -> None:
-    raise Stopped
-
-
-def _say_stopping(number: int, frame: FrameType | None) -> None:
-    os.write(1, b"stopping already, a moment please\n")

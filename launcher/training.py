@@ -53,9 +53,9 @@ def run(cluster: Cluster, root: Path, arguments: Sequence[str], environ: Mapping
             "start one with `make run`, or set RAY_API_SERVER_ADDRESS"
         )
     job = f"train-{uuid.uuid4().hex[:12]}"
-    _submit(cluster, root, job, arguments, environ)
-    console.say(f"job {job} at {cluster.dashboard}")
     try:
+        _submit(cluster, root, job, arguments, environ)
+        console.say(f"job {job} at {cluster.dashboard}")
         return _follow(cluster, job)
     except BaseException:
         _stop(cluster, job)

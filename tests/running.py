@@ -28,6 +28,7 @@ NOT_COPIED = shutil.ignore_patterns(
 START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 30.0
 ASK_TIMEOUT_S = 10.0
+MANY_PROCESSES = 8
 
 
 @dataclass
@@ -72,6 +73,13 @@ class Running:
     def get(self, route: str) -> requests.Response:
         """Ask for a route."""
         return requests.get(f"{self.url}{route}", timeout=ASK_TIMEOUT_S)
+
+    def has_started(self) -> bool:
+        """Whether MLflow, Ray and their own processes are there, though maybe none answers."""
+        try:
+            return len(self.processes()) > MANY_PROCESSES
+        except (OSError, psutil.Error):
+            return False
 
     def is_ready(self) -> bool:
         """Whether a prediction passes."""
@@ -207,13 +215,19 @@ def start(
 
 
 def stop(running: Running) -> None:
-    """End a system for good, however it is."""
+    """End a system for good, however it is, with everything that it has started."""
+    started: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error, OSError, KeyError, ValueError):
+        started = running.processes()
     for number in (signal.SIGINT, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(running.process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.process.wait(STOP_TIMEOUT_S + 10)
-            return
+            break
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @contextlib.contextmanager

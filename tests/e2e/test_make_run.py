@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +131,32 @@ def test_a_refused_model_changes_nothing_and_the_job_says_3(first: Running) -> N
     assert champion(first)["version"] == "1"
 
 
+def test_an_interrupted_training_command_stops_its_job(first: Running) -> None:
+    """SIGTERM ends the command as a shell expects, and nobody's job goes on."""
+    with subprocess.Popen(
+        [first.root / ".venv/bin/python", "-m", "launcher", "train", "--config", "hard.yaml"],
+        cwd=first.root,
+        env=dict(first.environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as command:
+        assert command.stdout is not None
+        job = command.stdout.readline().split()[1]
+        command.send_signal(signal.SIGTERM)
+        assert command.wait(30) == 128 + signal.SIGTERM
+
+    def has_ended() -> bool:
+        answer = requests.get(
+            f"{first.dashboard}/api/jobs/{job}",
+            headers={"Authorization": f"Bearer {first.token}"},
+            timeout=10,
+        )
+        return bool(answer.json()["status"] == "STOPPED")
+
+    running.wait_for(has_ended, 30)
+
+
 @pytest.mark.timeout(400)
 def test_two_copies_run_side_by_side_and_a_killed_one_is_cleaned_up(
     first: Running, tmp_path: Path, free_port: Callable[[], int]
@@ -200,3 +228,30 @@ def assert_nothing_is_left(stopped: Stopped) -> None:
     assert stopped.processes_left == []
     assert stopped.ports_held == []
     assert stopped.took_s < running.STOP_TIMEOUT_S
+
+
+@pytest.mark.timeout(200)
+def test_a_closed_terminal_ends_everything(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    """The terminal goes away in the middle of the start; nothing stays behind."""
+    root = running.copy_project(tmp_path / "project")
+    environ = running.environ(free_port)
+    master, terminal = os.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", sys.executable, "-m", "launcher", "run"],
+        cwd=root,
+        env=environ,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    service = Running(root, process, tmp_path / "no.log", environ)
+    try:
+        running.wait_for(service.has_started, 60)
+        started = service.processes()
+        os.close(master)
+        process.wait(60)
+        assert not [one for one in started if running.is_alive(one)]
+        assert not (root / "var" / "run.json").exists()
+    finally:
+        running.stop(service)

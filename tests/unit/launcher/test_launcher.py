@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,8 +11,17 @@ import psutil
 import pytest
 
 from contract import strict
-from launcher import environment, ports, preflight, processes, serving, state
-from launcher.errors import LaunchError, SettingError
+from launcher import (
+    environment,
+    mlflow_server,
+    ports,
+    preflight,
+    processes,
+    serving,
+    state,
+    stop,
+)
+from launcher.errors import LaunchError, SettingError, UnreachableError
 from launcher.layout import Layout, here
 
 ROOT = Path(__file__).parents[3]
@@ -124,7 +134,7 @@ def test_a_run_is_read_back_and_told_from_a_later_process(tmp_path: Path) -> Non
     """The start time tells a process from another with the same number."""
     file = tmp_path / "run.json"
     me = state.ProcessId.of(psutil.Process())
-    run = state.Run(me, "http://a", None, "r", "d", (me,))
+    run = state.Run(me, "http://a", None, "r", "d", str(tmp_path), (me,))
     run.save(file)
     assert state.running(file) == run
     replace(run, launcher=replace(me, created_s=1.0)).save(file)
@@ -171,3 +181,93 @@ def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
         assert not child.has_ended
     assert processes.end([psutil.Process(child.process.pid)], deadline_s=2.0) == []
     child.process.wait(5)
+
+
+def test_stop_ends_what_a_killed_launcher_left(tmp_path: Path) -> None:
+    """Recorded processes are ended, the scratch folder goes, and the run is forgotten."""
+    layout = Layout(tmp_path, tmp_path / "var" / "ray_token")
+    layout.make()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    child = processes.start(
+        "orphan", command, environ=os.environ, log=tmp_path / "log", cwd=tmp_path
+    )
+    gone = state.ProcessId(child.process.pid, 1.0)
+    orphan = state.ProcessId.of(psutil.Process(child.process.pid))
+    state.Run(gone, "http://a", None, "r", "d", str(scratch), (orphan,)).save(layout.state)
+    stop.stop(layout)
+    child.process.wait(5)
+    assert not scratch.exists()
+    assert not layout.state.exists()
+
+
+def test_one_run_holds_a_folder_at_a_time(tmp_path: Path) -> None:
+    """The second is refused; after the first has ended there is room again."""
+    layout = Layout(tmp_path, tmp_path / "var" / "ray_token")
+    layout.make()
+    with layout.lock(), pytest.raises(SettingError, match="make stop"), layout.lock():
+        pass
+    with layout.lock():
+        pass
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///m.db", "file:///m", "m"])
+def test_an_address_that_is_no_server_is_refused_without_its_password(uri: str) -> None:
+    """The launcher asks MLflow over HTTP."""
+    with pytest.raises(SettingError, match="is no MLflow server"):
+        mlflow_server.check_address(uri)
+    with pytest.raises(UnreachableError) as caught:
+        mlflow_server.check_address("http://user:secret@127.0.0.1:9")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_make_never_replaces_what_is_no_virtual_environment(tmp_path: Path, kind: str) -> None:
+    """VENV naming somebody's folder is an error, and the folder is left alone."""
+    precious = tmp_path / "precious"
+    if kind == "folder":
+        precious.mkdir()
+        (precious / "data").write_text("x")
+    else:
+        precious.write_text("x")
+    completed = subprocess.run(
+        ["make", "install", f"VENV={precious}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert completed.returncode == 2
+    assert "is no virtual environment" in completed.stderr
+    assert precious.exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        (None, "is missing: install Python 3.11"),
+        (
+            'exec python3 -c "import sys; sys.version_info = (3, 10); exec(sys.argv[2])" "$@"',
+            "3.10",
+        ),
+    ],
+)
+def test_make_names_a_missing_or_old_python(tmp_path: Path, script: str | None, says: str) -> None:
+    """One line, before anything is made."""
+    python = tmp_path / "python"
+    if script is not None:
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+    completed = subprocess.run(
+        ["make", "--silent", "run", f"VENV={tmp_path / 'venv'}", f"PYTHON={python}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert completed.returncode == 2
+    assert says in completed.stderr
+    assert not (tmp_path / "venv").exists()
