@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, MutableMapping
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable, Mapping, MutableMapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
 
 import requests
 
@@ -18,6 +20,10 @@ DEADLINES = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 PROBE_TIMEOUT_S = 5.0
+OVERALL_TIMEOUT_S = 25.0
+"""Several calls in a row, each within its deadline, add up to no more than this."""
+
+T = TypeVar("T")
 
 
 class MlflowUnreachableError(Exception):
@@ -63,6 +69,30 @@ def connect(uri: str | None) -> MlflowClient:
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def in_time(ask: Callable[[], T], timeout_s: float = OVERALL_TIMEOUT_S) -> T:
+    """Return what `ask` returns, or raise what it raises.
+
+    Raises MlflowUnreachableError after `timeout_s`; `ask` then goes on in a thread that nobody
+    waits for, and that ends with the process.
+    """
+    answer: Future[T] = Future()
+
+    def settle() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:  # noqa: BLE001  # whoever waits raises it
+            answer.set_exception(error)
+
+    threading.Thread(target=settle, name="mlflow", daemon=True).start()
+    try:
+        return answer.result(timeout_s)
+    except TimeoutError as error:
+        raise MlflowUnreachableError(
+            f"MLflow answers too slowly (not done after {timeout_s:g} s): "
+            "look at its server's log, or correct MLFLOW_TRACKING_URI"
+        ) from error
 
 
 def _probe(uri: str) -> None:

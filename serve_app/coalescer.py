@@ -6,9 +6,9 @@ an idle service adds no delay and a busy one pays for few calls. No timer is inv
 
 import asyncio
 import contextvars
-from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,11 @@ from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedErr
 from serve_app.predictions import Predictions, concatenate
 from serve_app.records import Rows
 
-Call = Callable[[Rows], Awaitable[Predictions]]
+Call = Callable[[Rows, tuple[int, ...]], Awaitable[Predictions]]
+"""(rows, row counts of the requests in them) -> one outcome a row."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    rows: Rows
-    answer: asyncio.Future[Predictions]
+Answer = asyncio.Future[Predictions]
+Batch = list[tuple[Answer, Rows]]
 
 
 class Coalescer:
@@ -46,7 +44,7 @@ class Coalescer:
         self._max_calls_under_way = max_calls_under_way
         self._max_queued_rows = max_queued_rows
         self._deadline_s = deadline_s
-        self._queue: deque[_Waiting] = deque()
+        self._queue: OrderedDict[Answer, Rows] = OrderedDict()
         self._queued_rows = 0
         self._calls: set[asyncio.Task[None]] = set()
 
@@ -58,8 +56,9 @@ class Coalescer:
     async def predict(self, rows: Rows) -> Predictions:
         """Return one outcome for each of `rows`, shape (records, features), in order.
 
-        Raises OverloadedError at once if the queue is full, DeadlineExceededError when the answer
-        is late, NotReadyError if no worker could be reached.
+        If a record has failed, the others of the request have no defined outcome. Raises
+        OverloadedError at once if the queue is full, DeadlineExceededError when the answer is late,
+        NotReadyError if no worker could be reached.
         """
         if self._queued_rows + len(rows) > self._max_queued_rows and self._queue:
             raise OverloadedError(
@@ -71,19 +70,27 @@ class Coalescer:
         self._start_calls()
         try:
             async with asyncio.timeout(self._deadline_s):
-                if len(parts) == 1:
-                    return await parts[0]
-                return concatenate(await asyncio.gather(*parts))
+                return await _joined(parts, len(rows))
         except TimeoutError as error:
-            raise DeadlineExceededError(
-                f"no answer from a model worker within {self._deadline_s:g} s"
-            ) from error
+            raise self._late() from error
+        finally:
+            self._forget(parts)
 
-    def _enqueue(self, rows: Rows) -> asyncio.Future[Predictions]:
-        answer: asyncio.Future[Predictions] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(rows, answer))
+    def _late(self) -> DeadlineExceededError:
+        return DeadlineExceededError(f"no answer from a model worker within {self._deadline_s:g} s")
+
+    def _enqueue(self, rows: Rows) -> Answer:
+        answer: Answer = asyncio.get_running_loop().create_future()
+        self._queue[answer] = rows
         self._queued_rows += len(rows)
         return answer
+
+    def _forget(self, parts: Sequence[Answer]) -> None:
+        """Take what nobody waits for any more off the queue."""
+        for part in parts:
+            self._queued_rows -= len(self._queue.pop(part, ()))
+            if not part.cancel() and not part.cancelled():
+                part.exception()  # seen: asyncio logs exceptions that nobody has looked at
 
     def _start_calls(self) -> None:
         loop = asyncio.get_running_loop()
@@ -97,44 +104,62 @@ class Coalescer:
             self._calls.add(task)
             task.add_done_callback(self._ended)
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> Batch:
         """Take what fits into one call off the queue, leaving out whoever no longer waits."""
-        batch: list[_Waiting] = []
+        batch: Batch = []
         room = self._max_rows_per_call
-        while self._queue and len(self._queue[0].rows) <= room:
-            waiting = self._queue.popleft()
-            self._queued_rows -= len(waiting.rows)
-            if not waiting.answer.done():
-                batch.append(waiting)
-                room -= len(waiting.rows)
+        while self._queue and len(next(iter(self._queue.values()))) <= room:
+            answer, rows = self._queue.popitem(last=False)
+            self._queued_rows -= len(rows)
+            if not answer.done():
+                batch.append((answer, rows))
+                room -= len(rows)
         return batch
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
         self._start_calls()
 
-    async def _run(self, batch: list[_Waiting]) -> None:
+    async def _run(self, batch: Batch) -> None:
+        """Make one call and settle everyone in it; a call that hangs frees its place in time."""
+        blocks = [rows for _, rows in batch]
+        sizes = tuple(map(len, blocks))
         try:
-            rows = batch[0].rows if len(batch) == 1 else np.concatenate([w.rows for w in batch])
-            predictions = await self._call(rows)
-            at = 0
-            for waiting in batch:
-                end = at + len(waiting.rows)
-                _settle(waiting, predictions if len(batch) == 1 else predictions.part(at, end))
-                at = end
+            async with asyncio.timeout(self._deadline_s):
+                predictions = await self._call(
+                    blocks[0] if len(blocks) == 1 else np.concatenate(blocks), sizes
+                )
+            ends = accumulate(sizes, initial=0)
+            for (answer, _), (start, end) in zip(batch, pairwise(ends), strict=True):
+                _settle(answer, predictions if len(batch) == 1 else predictions.part(start, end))
+        except TimeoutError:
+            _fail(batch, self._late())
         except BaseException as error:  # noqa: BLE001  # CancelledError too: everyone gets an answer
-            for waiting in batch:
-                _fail(waiting, error)
+            _fail(batch, error)
 
 
-def _settle(waiting: _Waiting, predictions: Predictions) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_result(predictions)
+async def _joined(parts: Sequence[Answer], total_rows: int) -> Predictions:
+    """Return the outcomes of a request's parts; those after one with an error are not awaited."""
+    done: list[Predictions] = []
+    for part in parts:
+        done.append(await part)
+        if done[-1].errors:
+            break
+    outcome = done[0] if len(done) == 1 else concatenate(done)
+    if len(done) == len(parts):
+        return outcome
+    return Predictions(np.zeros(total_rows), outcome.errors)
 
 
-def _fail(waiting: _Waiting, error: BaseException) -> None:
-    if not waiting.answer.done():
-        failure: Any = error if isinstance(error, Exception) else None
-        waiting.answer.set_exception(
-            failure or NotReadyError("the call to the model worker was cancelled: try again")
-        )
+def _settle(answer: Answer, predictions: Predictions) -> None:
+    if not answer.done():
+        answer.set_result(predictions)
+
+
+def _fail(batch: Batch, error: BaseException) -> None:
+    failure: Any = error if isinstance(error, Exception) else None
+    for answer, _ in batch:
+        if not answer.done():
+            answer.set_exception(
+                failure or NotReadyError("the call to the model worker was cancelled: try again")
+            )

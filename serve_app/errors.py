@@ -4,9 +4,12 @@ Bodies are `application/problem+json` (RFC 9457).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import orjson
+from starlette.responses import Response
+
+PROBLEM: Final = "application/problem+json"
 
 
 class ServeError(Exception):
@@ -41,11 +44,21 @@ class ServeError(Exception):
             problem["errors"] = list(self.errors)
         return orjson.dumps(problem)
 
+    def response(self) -> Response:
+        """Return the whole HTTP answer."""
+        return Response(self.body(), self.status, self.headers, PROBLEM)
+
 
 class MalformedBodyError(ServeError):
     """The body isn't JSON in UTF-8."""
 
     status, code, title = 400, "malformed_json", "The body is not valid JSON"
+
+
+class MalformedHeaderError(ServeError):
+    """A header has a value that can't be used."""
+
+    status, code, title = 400, "malformed_header", "A request header can't be used"
 
 
 class UnknownParameterError(ServeError):
@@ -64,6 +77,15 @@ class MethodNotAllowedError(ServeError):
     """The route exists and takes other methods."""
 
     status, code, title = 405, "method_not_allowed", "This route takes another method"
+
+
+class BodyTimeoutError(ServeError):
+    """The body was not there in time; the connection is closed, as the rest may still come."""
+
+    status, code, title = 408, "request_timeout", "The request took too long to arrive"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"connection": "close"})
 
 
 class BodyTooLargeError(ServeError):

@@ -1,21 +1,20 @@
 """Ingress: the deployment that answers HTTP and sends coalesced rows to the workers."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from serve_app import routes
 from serve_app.coalescer import Coalescer
-from serve_app.errors import NotReadyError, OverloadedError
-from serve_app.predictions import Predictions
+from serve_app.errors import NotReadyError
 from serve_app.records import Rows
 from serve_app.served import ServedModel
 from serve_app.settings import Settings
+from serve_app.workers import Workers
 
 READY_TIMEOUT_S = 5.0
 MAX_CALL_BYTES = 2 * 2**20
@@ -29,13 +28,13 @@ class Ingress:
     def __init__(
         self, workers: DeploymentHandle[Any], model: ServedModel, settings: Settings
     ) -> None:
-        self._workers = workers
         self._example = model.example
+        asked = Workers(workers)
         limits, dispatch = settings.limits, settings.dispatch
         row_bytes = 8 * max(len(model.signature.columns), len(model.classes or ()))
         self._coalescers = {
             wants_probabilities: Coalescer(
-                self._caller(wants_probabilities),
+                partial(asked.predict, wants_probabilities=wants_probabilities),
                 max_rows_per_call=max(
                     1, min(dispatch.max_rows_per_call, MAX_CALL_BYTES // row_bytes)
                 ),
@@ -51,6 +50,7 @@ class Ingress:
             check=self._check,
             max_body_bytes=limits.max_body_bytes,
             max_batch_records=limits.max_batch_records,
+            body_timeout_s=limits.body_timeout_s,
         )
 
     def __serve_build_asgi_app__(self) -> Starlette:
@@ -68,23 +68,3 @@ class Ingress:
             raise NotReadyError(f"no worker answered within {READY_TIMEOUT_S:g} s") from error
         if outcome.errors:
             raise NotReadyError(f"the model's input example failed: {outcome.errors[0]}")
-
-    def _caller(self, wants_probabilities: bool) -> Any:
-        """Return the call to a worker; a prediction is idempotent, so a lost one is tried again."""
-
-        async def call(rows: Rows) -> Predictions:
-            try:
-                return await self._ask(rows, wants_probabilities)
-            except RayActorError:
-                return await self._ask(rows, wants_probabilities)
-
-        return call
-
-    async def _ask(self, rows: Rows, wants_probabilities: bool) -> Predictions:
-        try:
-            answer: Predictions = await self._workers.predict.remote(rows, wants_probabilities)
-        except BackPressureError as error:
-            raise OverloadedError("the model workers' queues are full: try again later") from error
-        except DeploymentUnavailableError as error:
-            raise NotReadyError("no model worker is running: try again later") from error
-        return answer

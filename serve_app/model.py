@@ -1,6 +1,8 @@
 """A loaded model: rows in, one outcome a row out, whatever the estimator does."""
 
-from collections.abc import Callable
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,34 +32,45 @@ class Model:
             return None
         return tuple(str(label) for label in self.estimator.classes_)
 
-    def predict(self, rows: Rows) -> Predictions:
-        """Return a label or a number for each row."""
-        return _predict(lambda block: np.asarray(self.estimator.predict(block)), rows, ())
+    def predict(self, rows: Rows, sizes: Sequence[int] = ()) -> Predictions:
+        """Return a label or a number for each row.
 
-    def probabilities(self, rows: Rows) -> Predictions:
+        `sizes` are the row counts of the requests that make up `rows`; () is one request.
+        """
+        return _predict(self.estimator.predict, rows, sizes, ())
+
+    def probabilities(self, rows: Rows, sizes: Sequence[int] = ()) -> Predictions:
         """Return the classes' probabilities for each row, shape (records, classes)."""
         width = (len(self.estimator.classes_),)
-        return _predict(lambda block: np.asarray(self.estimator.predict_proba(block)), rows, width)
+        return _predict(self.estimator.predict_proba, rows, sizes, width)
 
 
-Predict = Callable[[Rows], npt.NDArray[Any]]
+@contextlib.contextmanager
+def unwarned() -> Iterator[None]:
+    """Keep the estimator's warnings out of the log: what comes of overflows is checked.
+
+    Of whatever kind, as a change of filters makes Python forget which it has already shown once.
+    """
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        yield
 
 
-def _predict(predict: Predict, rows: Rows, width: tuple[int, ...]) -> Predictions:
-    """Predict all rows at once; if that raises, halve until only the rows at fault have failed.
+Predict = Callable[[Rows], Any]
 
+
+def _predict(
+    predict: Predict, rows: Rows, sizes: Sequence[int], width: tuple[int, ...]
+) -> Predictions:
+    """Predict all rows at once; if that raises, halve until only the requests at fault have failed.
+
+    A failed request has one error, at its first bad record; the values of its rows are undefined.
     `width` is the shape of one row's answer.
     """
     errors: dict[int, str] = {}
-    parts = list(_blocks(predict, rows, 0, errors))
-    if not parts:
-        return Predictions(np.zeros((len(rows), *width)), errors)
-    if len(parts) == 1 and len(parts[0][1]) == len(rows):
-        values = parts[0][1]
-    else:
-        values = np.zeros((len(rows), *width), dtype=parts[0][1].dtype)
-        for start, block in parts:
-            values[start : start + len(block)] = block
+    with unwarned():
+        blocks = _blocks(predict, rows, tuple(sizes) or (len(rows),), 0, errors)
+    values = _joined(blocks, (len(rows), *width))
     if values.dtype.kind == "f":
         finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)
         for at in np.flatnonzero(~finite).tolist():
@@ -65,20 +78,59 @@ def _predict(predict: Predict, rows: Rows, width: tuple[int, ...]) -> Prediction
     return Predictions(values, errors)
 
 
+Block = tuple[int, npt.NDArray[Any]]
+"""Where the rows start, and their values."""
+
+
 def _blocks(
-    predict: Predict, rows: Rows, start: int, errors: dict[int, str]
-) -> list[tuple[int, npt.NDArray[Any]]]:
+    predict: Predict, rows: Rows, sizes: tuple[int, ...], start: int, errors: dict[int, str]
+) -> list[Block]:
+    values, error = _tried(predict, rows)
+    if error is None:
+        return [(start, values)]
+    if len(sizes) == 1:
+        at, reason = _first_fault(predict, rows, error)
+        errors[start + at] = reason
+        return []
+    half = len(sizes) // 2
+    cut = sum(sizes[:half])
+    return [
+        *_blocks(predict, rows[:cut], sizes[:half], start, errors),
+        *_blocks(predict, rows[cut:], sizes[half:], start + cut, errors),
+    ]
+
+
+def _first_fault(predict: Predict, rows: Rows, error: Exception) -> tuple[int, str]:
+    """Return index and reason of the first record that makes `predict` raise, as `rows` do.
+
+    The window of rows that raise is halved: n rows take log2(n) predictions of n rows in all.
+    """
+    low, high = 0, len(rows)
+    while high - low > 1:
+        middle = (low + high) // 2
+        _, found = _tried(predict, rows[low:middle])
+        if found is None:
+            low = middle
+        else:
+            high, error = middle, found
+    return low, f"the model raised {type(error).__name__} for this record"
+
+
+def _tried(predict: Predict, rows: Rows) -> tuple[npt.NDArray[Any], Exception | None]:
     try:
-        values = predict(rows)
+        values = np.asarray(predict(rows))
         if len(values) != len(rows):
             raise ValueError(f"{len(values)} predictions for {len(rows)} records")
     except Exception as error:  # noqa: BLE001  # an estimator may raise anything
-        if len(rows) == 1:
-            errors[start] = f"the model raised {type(error).__name__} for this record"
-            return []
-        half = len(rows) // 2
-        return [
-            *_blocks(predict, rows[:half], start, errors),
-            *_blocks(predict, rows[half:], start + half, errors),
-        ]
-    return [(start, values)]
+        return np.empty(0), error
+    return values, None
+
+
+def _joined(blocks: Sequence[Block], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Return the blocks' values in one array of `shape`, zeros where there is none."""
+    if len(blocks) == 1 and len(blocks[0][1]) == shape[0]:
+        return blocks[0][1]
+    values = np.zeros(shape, dtype=blocks[0][1].dtype if blocks else np.float64)
+    for start, block in blocks:
+        values[start : start + len(block)] = block
+    return values

@@ -13,12 +13,13 @@ import skops.io
 import yaml
 
 from contract import model_types, names
-from serve_app import signature
+from serve_app import model_check, signature
 from serve_app.model import Model
 from serve_app.model_errors import ModelError, UnservableModelError
 from serve_app.records import Rows
 
 MLMODEL: Final = "MLmodel"
+_BESIDE: Final = frozenset({names.EXPORT_FILE, "registered_model_meta"})
 _MLFLOW_SKLEARN: Final = "mlflow.sklearn"
 
 
@@ -26,7 +27,7 @@ def read(directory: Path, extra_trusted_types: tuple[str, ...] = ()) -> Model:
     """Read a model directory without pickle and without running code that it carries.
 
     Raises UnservableModelError for anything but a skops file of the scikit-learn flavor with a
-    signature and with types on our list.
+    signature and with types on our list, whose model answers its input example.
     """
     mlmodel = _mlmodel(directory)
     file = directory / _model_file(mlmodel)
@@ -43,20 +44,26 @@ def read(directory: Path, extra_trusted_types: tuple[str, ...] = ()) -> Model:
     except Exception as error:
         raise UnservableModelError(f"{file}: not a readable skops file: {error}") from error
     columns = signature.from_mlmodel(mlmodel)
-    return Model(estimator, columns, _example(directory, mlmodel, columns))
+    model = Model(estimator, columns, _example(directory, mlmodel, columns))
+    model_check.check(model)
+    return model
 
 
 def digest_of(directory: Path) -> str:
     """Return SHA-256 over the relative names and contents of all files in a model directory.
 
-    Files that MLflow or the export write beside the model are left out.
+    Files that MLflow or the export write beside the model are left out. Raises UnservableModelError
+    for a symbolic link that leads out of the directory.
     """
     digest = hashlib.sha256()
-    beside = {names.EXPORT_FILE, "registered_model_meta"}
+    root = directory.resolve()
     for file in sorted(directory.rglob("*")):
-        if file.is_file() and file.name not in beside:
+        name = file.relative_to(directory).as_posix()
+        if file.is_symlink() and not file.resolve().is_relative_to(root):
+            raise UnservableModelError(f"{file} is a link that leads out of the model's directory")
+        if file.is_file() and name not in _BESIDE:
             content = file.read_bytes()
-            digest.update(f"{file.relative_to(directory).as_posix()}\0{len(content)}\0".encode())
+            digest.update(f"{name}\0{len(content)}\0".encode())
             digest.update(content)
     return digest.hexdigest()
 

@@ -4,7 +4,9 @@ A record is a number (one-feature models), a list of numbers in the signature's 
 of named columns. Every function here is pure.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -17,8 +19,21 @@ from serve_app.signature import Column, Signature
 Rows = npt.NDArray[np.float64]
 
 MAX_REPORTED_ERRORS: Final = 20
+ECHOED: Final = 100
+"""Most characters of a client's own text that an error repeats."""
+
 _KEY: Final = "X"
-_INT_LIMIT: Final = 2**63
+_MAX_NAMES: Final = 10
+_NUMBERS: Final = frozenset({int, float})
+_WIDTHS: Final = {
+    "integer": (2.0**31 - 1, "does not fit into 32 bits"),
+    "long": (2.0**53, "is larger than 2**53 and would be rounded"),
+    "float": (float(np.finfo(np.float32).max), "does not fit into a 32-bit float"),
+    "double": (float(np.finfo(np.float64).max), "does not fit into a 64-bit float"),
+}
+"""Largest absolute value of each column type, and what is said of a larger one."""
+
+Fault = dict[str, Any]
 
 
 class RecordReader:
@@ -26,11 +41,13 @@ class RecordReader:
 
     def __init__(self, signature: Signature, max_records: int) -> None:
         self._columns = signature.columns
-        self._position = {column.name: at for at, column in enumerate(signature.columns)}
+        self._names = signature.names
+        self._known = frozenset(signature.names)
         self._max_records = max_records
-        self._reads_plain_floats = len(signature.columns) == 1 and not (
-            signature.columns[0].is_integer
-        )
+        self._limits = np.array([_WIDTHS[column.type][0] for column in signature.columns])
+        self._integers = [at for at, column in enumerate(signature.columns) if column.is_integer]
+        self._names_text = _names_text(signature.names)
+        self._shape_text = _shape_text(signature.names, self._names_text)
 
     def read_one(self, body: bytes) -> Rows:
         """Return the one record in `body`, shape (1, features).
@@ -56,21 +73,58 @@ class RecordReader:
         return self._rows(records)
 
     def _rows(self, records: list[Any]) -> Rows:
-        if self._reads_plain_floats and set(map(type, records)) <= {float, int}:
-            rows = _finite_column(records)
-            if rows is not None:
-                return rows
+        rows = self._rows_at_once(records)
+        return rows if rows is not None else self._rows_one_by_one(records)
+
+    def _rows_at_once(self, records: list[Any]) -> Rows | None:
+        """Return the rows if all records have one shape and fit, else None; explains nothing."""
+        kinds = set(map(type, records))
+        if kinds.isdisjoint({list, dict}) and len(self._columns) == 1:
+            values = records
+        elif kinds == {list}:
+            if set(map(len, records)) != {len(self._columns)}:
+                return None
+            values = list(chain.from_iterable(records))
+        elif kinds == {dict}:
+            if set(map(len, records)) != {len(self._columns)}:
+                return None
+            try:
+                values = [record[name] for record in records for name in self._names]
+            except KeyError:
+                return None
+        else:
+            return None
+        return self._fitting(values)
+
+    def _fitting(self, values: list[Any]) -> Rows | None:
+        """Return plain values as rows, or None if one of them isn't a number that fits."""
+        if not set(map(type, values)) <= _NUMBERS:
+            return None
+        width = len(self._columns)
+        if any(set(map(type, values[at::width])) != {int} for at in self._integers):
+            return None
+        try:
+            rows = np.array(values, dtype=np.float64).reshape(-1, width)
+        except OverflowError:
+            return None
+        # Strictly below the limit: 2**53 + 1 has become 2**53 by now.
+        return rows if (np.abs(rows) < self._limits).all() else None
+
+    def _rows_one_by_one(self, records: list[Any]) -> Rows:
         rows = np.empty((len(records), len(self._columns)), dtype=np.float64)
-        faults: list[dict[str, Any]] = []
+        faults: list[Fault] = []
+        count = 0
         for index, record in enumerate(records):
             fault = self._fill(rows[index], record)
             if fault is not None:
-                faults.append({"index": index, **fault})
+                count += 1
+                if count <= MAX_REPORTED_ERRORS:
+                    faults.append({"index": index, **fault})
         if faults:
-            raise _invalid(faults, len(records))
+            raise _invalid(faults, count, len(records))
         return rows
 
-    def _fill(self, row: Rows, record: Any) -> dict[str, Any] | None:
+    def _fill(self, row: Rows, record: Any) -> Fault | None:
         """Write one record into `row`; return the fault if it doesn't fit."""
         if isinstance(record, dict):
             return self._fill_named(row, record)
@@ -78,31 +132,33 @@ class RecordReader:
             return self._fill_positions(row, record)
         if len(self._columns) == 1:
             return _fill_values(row, self._columns, [record])
-        return {"reason": f"must be {self._shape()}, got {_kind(record)}"}
+        return {"reason": f"must be {self._shape_text}, got {_kind(record)}"}
 
-    def _fill_positions(self, row: Rows, values: list[Any]) -> dict[str, Any] | None:
+    def _fill_positions(self, row: Rows, values: list[Any]) -> Fault | None:
         if len(values) != len(self._columns):
-            return {"reason": f"must be {self._shape()}, got a list of {len(values)}"}
+            return {"reason": f"must be {self._shape_text}, got a list of {len(values)}"}
         return _fill_values(row, self._columns, values)
 
-    def _fill_named(self, row: Rows, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _fill_named(self, row: Rows, record: Mapping[str, Any]) -> Fault | None:
         for name in record:
-            if name not in self._position:
-                return {"field": name, "reason": f"unknown field; the model has {self._names()}"}
-        for name in self._position:
+            if name not in self._known:
+                reason = f"unknown field; the model has {self._names_text}"
+                return {"field": name[:ECHOED], "reason": reason}
+        for name in self._names:
             if name not in record:
                 return {"field": name, "reason": "missing field"}
-        return _fill_values(row, self._columns, [record[name] for name in self._position])
+        return _fill_values(row, self._columns, [record[name] for name in self._names])
 
-    def _shape(self) -> str:
-        if len(self._columns) == 1:
-            return f"a number, a list of 1 number, or an object with the field {self._names()}"
-        return (
-            f"a list of {len(self._columns)} numbers or an object with the fields {self._names()}"
-        )
 
-    def _names(self) -> str:
-        return ", ".join(self._position)
+def _names_text(names: Sequence[str]) -> str:
+    text = ", ".join(name[:ECHOED] for name in names[:_MAX_NAMES])
+    return text if len(names) <= _MAX_NAMES else f"{text} and {len(names) - _MAX_NAMES} more"
+
+
+def _shape_text(names: Sequence[str], names_text: str) -> str:
+    if len(names) == 1:
+        return f"a number, a list of 1 number, or an object with the field {names_text}"
+    return f"a list of {len(names)} numbers or an object with the fields {names_text}"
 
 
 def _payload(body: bytes) -> Any:
@@ -115,24 +171,15 @@ def _payload(body: bytes) -> Any:
     if not isinstance(document, dict):
         raise InvalidRecordsError(f'the body must be {{"{_KEY}": ...}}, got {_kind(document)}')
     if unknown := sorted(set(document) - {_KEY}):
-        raise InvalidRecordsError(f'unknown field {unknown[0]!r}: the body is {{"{_KEY}": ...}}')
+        raise InvalidRecordsError(
+            f'unknown field {unknown[0][:ECHOED]!r}: the body is {{"{_KEY}": ...}}'
+        )
     if _KEY not in document:
         raise InvalidRecordsError(f'the field "{_KEY}" is missing: send {{"{_KEY}": ...}}')
     return document[_KEY]
 
 
-def _finite_column(values: Sequence[float]) -> Rows | None:
-    """Return plain numbers as a column, or None if one of them isn't a finite float64."""
-    try:
-        column = np.array(values, dtype=np.float64).reshape(-1, 1)
-    except OverflowError:
-        return None
-    return column if np.isfinite(column).all() else None
-
-
-def _fill_values(
-    row: Rows, columns: Iterable[Column], values: Iterable[Any]
-) -> dict[str, Any] | None:
+def _fill_values(row: Rows, columns: Sequence[Column], values: Sequence[Any]) -> Fault | None:
     for at, (column, value) in enumerate(zip(columns, values, strict=True)):
         if (reason := _misfit(column, value)) is not None:
             return {"field": column.name, "reason": reason}
@@ -143,20 +190,20 @@ def _fill_values(
 def _misfit(column: Column, value: Any) -> str | None:
     if type(value) is not int and type(value) is not float:
         return f"must be a number, got {_kind(value)}"
-    if column.is_integer:
-        if type(value) is not int:
-            return f"must be a whole number, got {value!r}"
-        return None if abs(value) < _INT_LIMIT else "does not fit into 64 bits"
-    return None if np.isfinite(float(value)) else "does not fit into a 64-bit float"
+    if column.is_integer and type(value) is not int:
+        return f"must be a whole number, got {value!r}"
+    limit, reason = _WIDTHS[column.type]
+    # Python compares whole numbers and floats exactly; orjson gives no infinity but for 1e999.
+    return None if math.isfinite(value) and -limit <= value <= limit else reason
 
 
-def _invalid(faults: list[dict[str, Any]], total: int) -> InvalidRecordsError:
+def _invalid(faults: list[Fault], count: int, total: int) -> InvalidRecordsError:
     first = faults[0]
     where = f"record {first['index']}" + (f", field {first['field']!r}" if "field" in first else "")
     detail = f"{where}: {first['reason']}"
-    if len(faults) > 1:
-        detail += f" (and {len(faults) - 1} more of {total} records)"
-    return InvalidRecordsError(detail, errors=faults[:MAX_REPORTED_ERRORS])
+    if count > 1:
+        detail += f" (and {count - 1} more of {total} records)"
+    return InvalidRecordsError(detail, errors=faults)
 
 
 def _kind(value: Any) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from contract import names, tracking
+from pydantic import Field, ValidationError
+
+from contract import names, strict, tracking
 from serve_app import model_files
 from serve_app.model import Model
+from serve_app.model_cache import ModelCache
 from serve_app.model_errors import ModelError, NoSuchModelError, UnservableModelError
 from serve_app.served import ServedVersion
 from serve_app.settings import Settings
@@ -21,25 +22,41 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 LOCAL_VERSION = "local"
+_REGISTERED = "models:/"
+
+
+class Exported(strict.Strict):
+    """What an exported directory says of the version that it was exported from."""
+
+    name: str
+    version: str
+    run_id: str | None = None
+    digest: str
+    metrics: dict[str, Annotated[float, Field(allow_inf_nan=True)]] = Field(default_factory=dict)
 
 
 def resolve(settings: Settings) -> ServedVersion:
     """Resolve the champion, or the local directory, to an exact version; fetch it on this node.
 
-    Raises MlflowUnreachableError, NoSuchModelError, UnservableModelError.
+    Raises NoSuchModelError, UnservableModelError, and MlflowUnreachableError within 25 s.
     """
     if settings.model_served == "local":
         return _resolve_directory(settings)
+    return tracking.in_time(lambda: _resolve_champion(settings))
+
+
+def _resolve_champion(settings: Settings) -> ServedVersion:
+    cache = ModelCache(settings.cache_dir)
     client = tracking.connect(settings.mlflow_tracking_uri)
     found = champion(client, settings.model_name)
-    copy = _fetch(found.name, found.version, str(found.source), settings.cache_dir)
+    copy = cache.fetch(found.name, str(found.version), str(found.source))
     return ServedVersion(
         name=found.name,
         version=str(found.version),
         run_id=found.run_id,
-        source=f"models:/{found.name}/{found.version}",
-        digest=model_files.digest_of(copy),
-        metrics=dict(client.get_run(found.run_id).data.metrics) if found.run_id else {},
+        source=f"{_REGISTERED}{found.name}/{found.version}",
+        digest=copy.name,
+        metrics=_metrics(client, found.run_id) if found.run_id else {},
     )
 
 
@@ -59,25 +76,51 @@ def champion(client: Any, name: str) -> ModelVersion:
     return found
 
 
+def _metrics(client: Any, run_id: str) -> dict[str, float]:
+    """Return a run's metrics; a run that was deleted for good has none, its model serves on."""
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+    try:
+        return dict(client.get_run(run_id).data.metrics)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise tracking.MlflowUnreachableError(
+            f"MLflow did not show run {run_id}: {error}"
+        ) from error
+
+
 def load(version: ServedVersion, settings: Settings) -> Model:
     """Return the model of an exact version, from this node's copy, fetched if it isn't there.
 
-    Raises ModelError if the copy's digest isn't the version's, MlflowUnreachableError if it can't
-    be fetched.
+    Raises ModelError if the files aren't the version's or can't be served, MlflowUnreachableError
+    if they can't be fetched.
     """
-    if version.source.startswith("models:/"):
-        directory = _cached(version.digest, settings.cache_dir)
-        if directory is None:
-            client = tracking.connect(settings.mlflow_tracking_uri)
-            found = client.get_model_version(version.name, version.version)
-            directory = _fetch(version.name, version.version, str(found.source), settings.cache_dir)
-    else:
-        directory = Path(version.source)
+    is_registered = version.source.startswith(_REGISTERED)
+    directory = _copy(version, settings) if is_registered else Path(version.source)
     if model_files.digest_of(directory) != version.digest:
         raise UnservableModelError(
             f"{directory}: the files of version {version.version} have changed since it was chosen"
         )
     return model_files.read(directory, settings.extra_trusted_types)
+
+
+def _copy(version: ServedVersion, settings: Settings) -> Path:
+    cache = ModelCache(settings.cache_dir)
+
+    def fetch() -> Path:
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+        client = tracking.connect(settings.mlflow_tracking_uri)
+        try:
+            source = client.get_model_version(version.name, version.version).source
+        except MlflowException as error:
+            raise tracking.MlflowUnreachableError(
+                f"MLflow did not show version {version.version} of {version.name!r}: {error}"
+            ) from error
+        return cache.fetch(version.name, version.version, str(source))
+
+    return cache.get(version.digest) or tracking.in_time(fetch)
 
 
 def export(settings: Settings, directory: Path) -> ServedVersion:
@@ -91,15 +134,17 @@ def export(settings: Settings, directory: Path) -> ServedVersion:
     ):
         raise ModelError(f"{directory} is not empty and holds no model: choose another directory")
     version = resolve(settings)
-    copy = _cached(version.digest, settings.cache_dir)
+    copy = ModelCache(settings.cache_dir).get(version.digest)
     if copy is None:
-        raise ModelError(f"the copy of {version.source} is gone from {settings.cache_dir}")
+        raise ModelError(
+            f"the copy of {version.source} in {settings.cache_dir} was changed or deleted: "
+            "try again, or set MODEL_CACHE_DIR"
+        )
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         fresh = Path(scratch) / "model"
         shutil.copytree(copy, fresh)
-        facts = {key: getattr(version, key) for key in ("name", "version", "run_id", "digest")}
-        facts["metrics"] = dict(version.metrics)
+        facts = {key: getattr(version, key) for key in Exported.model_fields}
         (fresh / names.EXPORT_FILE).write_text(json.dumps(facts, indent=2) + "\n")
         if directory.exists():
             directory.rename(Path(scratch) / "replaced")
@@ -113,57 +158,30 @@ def _resolve_directory(settings: Settings) -> ServedVersion:
         raise NoSuchModelError(
             f"{directory} holds no model: write one with `make export`, or set MODEL_DIR"
         )
-    facts: dict[str, Any] = {}
-    if (directory / names.EXPORT_FILE).is_file():
-        facts = json.loads((directory / names.EXPORT_FILE).read_text())
     digest = model_files.digest_of(directory)
-    if facts.get("digest", digest) != digest:
+    exported = _exported(directory)
+    if exported is None:
+        return ServedVersion(settings.model_name, LOCAL_VERSION, None, str(directory), digest)
+    if exported.digest != digest:
         raise UnservableModelError(f"{directory}: the files have changed since they were exported")
     return ServedVersion(
-        name=facts.get("name", settings.model_name),
-        version=facts.get("version", LOCAL_VERSION),
-        run_id=facts.get("run_id"),
+        name=exported.name,
+        version=exported.version,
+        run_id=exported.run_id,
         source=str(directory),
         digest=digest,
-        metrics=facts.get("metrics", {}),
+        metrics=exported.metrics,
     )
 
 
-def _fetch(name: str, version: str, source: str, cache_dir: Path) -> Path:
-    """Return a complete local copy of a version; a half-written one never gets this name."""
-    key = hashlib.sha256(f"{name}\0{version}\0{source}".encode()).hexdigest()[:32]
-    link = cache_dir / "versions" / key
-    if link.is_dir():
-        return link.resolve()
-    import mlflow.artifacts  # noqa: PLC0415  # slow to import
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
-
-    (cache_dir / "versions").mkdir(parents=True, exist_ok=True)
-    (cache_dir / "files").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_dir, prefix="incoming-") as scratch:
-        target = Path(scratch) / "model"
-        target.mkdir()
-        try:
-            fetched = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"models:/{name}/{version}", dst_path=str(target)
-            )
-        except (MlflowException, OSError) as error:
-            raise tracking.MlflowUnreachableError(
-                f"version {version} of {name!r} could not be fetched: {error}"
-            ) from error
-        copy = cache_dir / "files" / model_files.digest_of(Path(fetched))
-        if not copy.is_dir():
-            try:
-                os.replace(fetched, copy)  # noqa: PTH105  # atomic: whole or not at all
-            except OSError:
-                if not copy.is_dir():  # another process of this node was quicker: the same files
-                    raise
-        pointer = Path(scratch) / "pointer"
-        pointer.symlink_to(copy.absolute())
-        os.replace(pointer, link)  # noqa: PTH105
-    return copy
-
-
-def _cached(digest: str, cache_dir: Path) -> Path | None:
-    copy = cache_dir / "files" / digest
-    return copy if copy.is_dir() else None
+def _exported(directory: Path) -> Exported | None:
+    file = directory / names.EXPORT_FILE
+    if not file.is_file():
+        return None
+    try:
+        return Exported.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = strict.explain(error) if isinstance(error, ValidationError) else error
+        raise UnservableModelError(
+            f"{file}: {reason}: write the directory again with `make export`"
+        ) from error

@@ -1,5 +1,6 @@
 """The HTTP contract as Starlette routes and nothing else: HTTP in, HTTP out."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from serve_app.errors import (
+    BodyTimeoutError,
     BodyTooLargeError,
     MalformedBodyError,
     MethodNotAllowedError,
@@ -24,6 +26,7 @@ from serve_app.errors import (
 )
 from serve_app.predictions import Predictions
 from serve_app.records import (
+    ECHOED,
     MAX_REPORTED_ERRORS,
     RecordReader,
     ResultWriter,
@@ -37,7 +40,6 @@ from serve_app.served import ServedModel
 logger = logging.getLogger(__name__)
 
 JSON: Final = "application/json"
-PROBLEM: Final = "application/problem+json"
 CHAMPION_ROLE: Final = "champion"
 
 Predict = Callable[[Rows, bool], Awaitable[Predictions]]
@@ -54,6 +56,7 @@ class Service:
     """Passes a real prediction through a worker; raises ServeError if that fails."""
     max_body_bytes: int
     max_batch_records: int
+    body_timeout_s: float
 
 
 def application(service: Service) -> Starlette:
@@ -122,7 +125,7 @@ class _Routes:
     def _writer(self, request: Request) -> tuple[ResultWriter, bool]:
         wanted = request.query_params.get("proba", "false")
         if wanted not in ("true", "false"):
-            raise UnknownParameterError(f"proba must be true or false, got {wanted!r}")
+            raise UnknownParameterError(f"proba must be true or false, got {wanted[:ECHOED]!r}")
         if wanted == "false":
             return plain, False
         if self._service.model.classes is None:
@@ -130,8 +133,18 @@ class _Routes:
         return labelled(self._service.model.classes), True
 
     async def _body(self, request: Request) -> bytes:
-        """Return the whole body, or stop reading as soon as it is over the limit."""
+        """Return the whole body, or stop reading as soon as it is over a limit."""
         _check_media_type(request)
+        limit_s = self._service.body_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._read(request)
+        except TimeoutError as error:
+            raise BodyTimeoutError(
+                f"the body had not arrived within {limit_s:g} s: send it at once"
+            ) from error
+
+    async def _read(self, request: Request) -> bytes:
         limit = self._service.max_body_bytes
         declared = request.headers.get("content-length")
         if declared is not None and declared.isdecimal() and int(declared) > limit:
@@ -156,14 +169,16 @@ def _check_media_type(request: Request) -> None:
     media_type, _, parameters = request.headers.get("content-type", "").partition(";")
     if media_type.strip().lower() != JSON:
         raise UnsupportedMediaTypeError(
-            f"send the header 'content-type: {JSON}', got {media_type.strip() or 'none'!r}"
+            f"send the header 'content-type: {JSON}', got {media_type.strip()[:ECHOED] or 'none'!r}"
         )
-    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
-    if charset not in ("", "utf-8", "utf8"):
-        raise UnsupportedMediaTypeError(f"the charset must be utf-8, got {charset!r}")
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        charset = value.strip().strip('"').lower()
+        if name.strip().lower() == "charset" and charset not in ("utf-8", "utf8"):
+            raise UnsupportedMediaTypeError(f"the charset must be utf-8, got {charset[:ECHOED]!r}")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
-        raise UnsupportedMediaTypeError(f"the body must not be encoded, got {encoding!r}")
+        raise UnsupportedMediaTypeError(f"the body must not be encoded, got {encoding[:ECHOED]!r}")
 
 
 def _refuse_errors(outcome: Predictions) -> None:
@@ -191,21 +206,19 @@ def _describe(service: Service) -> dict[str, Any]:
 
 async def _problem(request: Request, error: Exception) -> Response:
     problem = error if isinstance(error, ServeError) else ServeError("unexpected error")
-    return Response(
-        problem.body(),
-        status_code=problem.status,
-        media_type=PROBLEM,
-        headers=problem.headers,
-    )
+    return problem.response()
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         return await _unexpected(request, error)
     problems: dict[int, ServeError] = {
-        404: NoSuchRouteError(f"no route {request.url.path}: see /stream, /batch, /health, /model"),
+        404: NoSuchRouteError(
+            f"no route {request.url.path[:ECHOED]}: see /stream, /batch, /health, /model"
+        ),
         405: MethodNotAllowedError(
-            f"{request.method} is not taken at {request.url.path}", headers=error.headers
+            f"{request.method[:ECHOED]} is not taken at {request.url.path[:ECHOED]}",
+            headers=error.headers,
         ),
     }
     return await _problem(

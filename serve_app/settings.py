@@ -23,6 +23,9 @@ class Limits(strict.Strict):
     max_queued_rows: PositiveInt = Field(
         default=200_000, description="Rows that may wait in one ingress; more get 503"
     )
+    body_timeout_s: PositiveFloat = Field(
+        default=10.0, description="Longest a request's body may take to arrive; then 408"
+    )
     deadline_s: PositiveFloat = Field(
         default=30.0, description="Longest a request waits for its prediction; then 504"
     )

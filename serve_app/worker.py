@@ -1,10 +1,13 @@
 """ModelWorker: the model in memory, predictions through `@serve.batch`, one outcome a row."""
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 import numpy as np
 from ray import serve
@@ -16,11 +19,16 @@ from serve_app.served import ServedVersion
 from serve_app.settings import Settings
 
 MAX_CALLS_PER_BATCH = 8
+DEADLINES_PER_BATCH = 2.0
+"""A batch that takes this many request deadlines hangs: nobody waits for it any more."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class Call:
+    """What one ingress asks for."""
+
     rows: Rows
+    sizes: tuple[int, ...]
     wants_probabilities: bool
 
 
@@ -30,18 +38,34 @@ class Recorder:
     def __init__(self, now: float) -> None:
         self._since = now
         self._busy_s = 0.0
+        self._busy_since: float | None = None
         self._queued_rows = 0
         self._most_queued_rows = 0
 
-    def queue(self, rows: int) -> None:
-        """Count rows that arrive."""
+    @contextlib.contextmanager
+    def queued(self, rows: int) -> Iterator[None]:
+        """Count rows as waiting while their call is under way, however it ends."""
         self._queued_rows += rows
         self._most_queued_rows = max(self._most_queued_rows, self._queued_rows)
+        try:
+            yield
+        finally:
+            self._queued_rows -= rows
 
-    def done(self, rows: int, busy_s: float) -> None:
-        """Count rows that the model has answered."""
-        self._queued_rows -= rows
-        self._busy_s += busy_s
+    def begin(self, now: float) -> None:
+        """Note that the model starts on a batch."""
+        self._busy_since = now
+
+    def end(self, now: float) -> None:
+        """Note that the model is done with its batch."""
+        if self._busy_since is not None:
+            self._busy_s += now - self._busy_since
+        self._busy_since = None
+
+    def batch_age_s(self, now: float) -> float:
+        """Return how long the present batch has been with the model; 0 if there's none."""
+        since = self._busy_since
+        return 0.0 if since is None else now - since
 
     def take(self, now: float) -> dict[str, float]:
         """Return the statistics since the last call, and start anew."""
@@ -62,40 +86,56 @@ class ModelWorker:
         # One thread: the model computes off the event loop, which goes on answering Serve.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._recorder = Recorder(time.monotonic())
-        self._model.predict(self._model.example)
+        self._max_batch_age_s = DEADLINES_PER_BATCH * settings.limits.deadline_s
 
-    async def predict(self, rows: Rows, wants_probabilities: bool = False) -> Predictions:
-        """Return one outcome for each of `rows`, shape (records, features), in order."""
-        self._recorder.queue(len(rows))
-        answer: Predictions = await self._batch(_Call(rows, wants_probabilities))
-        return answer
+    async def predict(
+        self, rows: Rows, sizes: tuple[int, ...], wants_probabilities: bool = False
+    ) -> Predictions:
+        """Return one outcome for each of `rows`, shape (records, features), in order.
+
+        `sizes` are the row counts of the requests in `rows`, which fail each by itself.
+        """
+        # Counted down here: a call that is cancelled while it waits never reaches `_batch`.
+        with self._recorder.queued(len(rows)):
+            answer: Predictions = await self._batch(Call(rows, sizes, wants_probabilities))
+            return answer
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what `scaling.worker_policy` decides by; called by Serve."""
         return self._recorder.take(time.monotonic())
 
-    @serve.batch(max_batch_size=MAX_CALLS_PER_BATCH, batch_wait_timeout_s=0)
-    async def _batch(self, calls: list[_Call]) -> list[Predictions]:
-        """Predict the calls that wait, all of one kind at once."""
-        started = time.monotonic()
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._thread, self._predict_all, calls)
-        finally:
-            rows = sum(len(call.rows) for call in calls)
-            self._recorder.done(rows, time.monotonic() - started)
+    async def check_health(self) -> None:
+        """Raise if the model hangs; called by Serve, which then replaces this worker."""
+        age_s = self._recorder.batch_age_s(time.monotonic())
+        if age_s > self._max_batch_age_s:
+            raise RuntimeError(f"the model has been busy with one batch for {age_s:.0f} s")
 
-    def _predict_all(self, calls: list[_Call]) -> list[Predictions]:
-        kinds: dict[bool, list[int]] = defaultdict(list)
-        for at, call in enumerate(calls):
-            kinds[call.wants_probabilities].append(at)
-        answers: dict[int, Predictions] = {}
-        for wants_probabilities, indexes in kinds.items():
-            predict = self._model.probabilities if wants_probabilities else self._model.predict
-            blocks = [calls[at].rows for at in indexes]
-            outcome = predict(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))
-            start = 0
-            for at, block in zip(indexes, blocks, strict=True):
-                answers[at] = outcome.part(start, start + len(block))
-                start += len(block)
-        return [answers[at] for at in range(len(calls))]
+    @serve.batch(max_batch_size=MAX_CALLS_PER_BATCH, batch_wait_timeout_s=0)
+    async def _batch(self, calls: list[Call]) -> list[Predictions]:
+        return await self._answers(calls)
+
+    async def _answers(self, calls: list[Call]) -> list[Predictions]:
+        """Predict the calls that wait, all of one kind at once."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._predict_all, calls)
+
+    def _predict_all(self, calls: list[Call]) -> list[Predictions]:
+        self._recorder.begin(time.monotonic())
+        try:
+            kinds: dict[bool, list[int]] = defaultdict(list)
+            for at, call in enumerate(calls):
+                kinds[call.wants_probabilities].append(at)
+            answers: dict[int, Predictions] = {}
+            for wants_probabilities, indexes in kinds.items():
+                kind = [calls[at] for at in indexes]
+                answers.update(zip(indexes, self._outcomes(kind, wants_probabilities), strict=True))
+            return [answers[at] for at in range(len(calls))]
+        finally:
+            self._recorder.end(time.monotonic())
+
+    def _outcomes(self, calls: list[Call], wants_probabilities: bool) -> list[Predictions]:
+        predict = self._model.probabilities if wants_probabilities else self._model.predict
+        rows = calls[0].rows if len(calls) == 1 else np.concatenate([call.rows for call in calls])
+        outcome = predict(rows, tuple(chain.from_iterable(call.sizes for call in calls)))
+        ends = np.cumsum([len(call.rows) for call in calls]).tolist()
+        return [outcome.part(start, end) for start, end in pairwise([0, *ends])]

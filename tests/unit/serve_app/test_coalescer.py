@@ -12,7 +12,7 @@ from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedErr
 from serve_app.predictions import Predictions
 from serve_app.records import Rows
 
-Call = Callable[[Rows], Awaitable[Predictions]]
+Call = Callable[[Rows, tuple[int, ...]], Awaitable[Predictions]]
 
 
 class Worker:
@@ -20,14 +20,16 @@ class Worker:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.requests: list[tuple[int, ...]] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.under_way = 0
         self.most_under_way = 0
 
-    async def __call__(self, rows: Rows) -> Predictions:
+    async def __call__(self, rows: Rows, sizes: tuple[int, ...]) -> Predictions:
         """Answer one call."""
         self.sizes.append(len(rows))
+        self.requests.append(sizes)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -111,11 +113,45 @@ def test_a_large_batch_is_spread_over_calls_and_joined_in_order() -> None:
     async def scenario() -> None:
         worker = Worker()
         values = [float(i) for i in range(250)]
-        values[130] = -1.0
         answer = await coalescer(worker).predict(rows(*values))
         assert worker.sizes == [100, 100, 50]
         np.testing.assert_array_equal(answer.values, np.array(values) * 2)
+        assert not answer.errors
+
+    run(scenario())
+
+
+def test_the_parts_after_a_failed_one_are_not_run() -> None:
+    """A bad record at 130 of 2,000 costs the calls under way; the rest leaves the queue."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        values = [float(i) for i in range(2000)]
+        values[130] = -1.0
+        target = coalescer(worker, max_queued_rows=10_000)
+        answer = await target.predict(rows(*values))
         assert answer.errors == {130: "negative"}
+        assert len(answer.values) == 2000
+        assert sum(worker.sizes) <= 500
+        assert target.queued_rows == 0
+
+    run(scenario())
+
+
+def test_a_call_says_which_rows_belong_to_one_request() -> None:
+    """The worker is told the row counts of the requests."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker, max_calls_under_way=1)
+        first = asyncio.create_task(target.predict(rows(1)))
+        await settle()
+        others = [asyncio.create_task(target.predict(rows(*range(n)))) for n in (3, 1, 2)]
+        await settle()
+        worker.gate.set()
+        await asyncio.gather(first, *others)
+        assert worker.requests == [(1,), (3, 1, 2)]
 
     run(scenario())
 
@@ -150,10 +186,10 @@ def test_everyone_in_a_failed_call_gets_an_answer(error: BaseException) -> None:
         worker = Worker()
         fails = [True]
 
-        async def call(block: Rows) -> Predictions:
+        async def call(block: Rows, sizes: tuple[int, ...]) -> Predictions:
             if fails.pop() if fails else False:
                 raise error
-            return await worker(block)
+            return await worker(block, sizes)
 
         target = coalescer(call)
         with pytest.raises((RuntimeError, NotReadyError)):
@@ -175,6 +211,43 @@ def test_a_late_answer_is_a_deadline_error_and_the_slot_is_freed() -> None:
         worker.gate.set()
         await settle()
         assert (await target.predict(rows(3))).values.tolist() == [6]
+
+    run(scenario())
+
+
+def test_calls_that_hang_free_their_places() -> None:
+    """Two calls that never return are given up; the worker that woke up is asked again."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker, deadline_s=0.05)
+        late = [asyncio.create_task(target.predict(rows(i))) for i in range(4)]
+        answers = await asyncio.gather(*late, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [DeadlineExceededError] * 4
+        while worker.under_way:
+            await asyncio.sleep(0)
+        worker.gate.set()
+        assert (await target.predict(rows(3))).values.tolist() == [6]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_whoever_no_longer_waits_leaves_the_queue_at_once(is_cancelled: bool) -> None:
+    """A cancelled request, or one whose time is up, makes room for the next."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker, deadline_s=5.0 if is_cancelled else 0.05, max_calls_under_way=0)
+        request = asyncio.create_task(target.predict(rows(*range(500))))
+        await settle()
+        assert target.queued_rows == 500
+        if is_cancelled:
+            request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        assert target.queued_rows == 0
 
     run(scenario())
 

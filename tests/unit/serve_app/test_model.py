@@ -1,5 +1,6 @@
 """A model gives one outcome a row, whatever its estimator does."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,57 @@ def test_good_rows_are_predicted_at_once() -> None:
     assert not outcome.errors
 
 
-def test_only_the_rows_at_fault_fail() -> None:
-    """Rows beside one that makes the model raise still get their values."""
-    outcome = model(Fragile()).predict(column(1, -1, 3, 4, -2, 6, 7))
-    assert set(outcome.errors) == {1, 4}
-    assert "ValueError" in outcome.errors[1]
-    assert outcome.values[[0, 2, 3, 5, 6]].tolist() == [2, 6, 8, 12, 14]
+def test_only_the_requests_at_fault_fail() -> None:
+    """Requests beside one that makes the model raise get their values; it gets its first fault."""
+    outcome = model(Fragile()).predict(column(1, 3, -1, 4, -2, 6, 7), (1, 4, 1, 1))
+    assert set(outcome.errors) == {2}
+    assert "ValueError" in outcome.errors[2]
+    assert outcome.values[[0, 5, 6]].tolist() == [2, 12, 14]
+
+
+@pytest.mark.parametrize("first", [0, 1, 2047, 4094, 4095])
+def test_the_first_bad_record_is_found_in_few_predictions(first: int) -> None:
+    """However many are bad: 4096 rows take 13 predictions."""
+    calls: list[int] = []
+
+    class Counted(Fragile):
+        def predict(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            calls.append(len(rows))
+            return super().predict(rows)
+
+    rows = column(*range(1, 4097)) / 1e4
+    rows[first::2] = -1
+    outcome = model(Counted()).predict(rows)
+    assert set(outcome.errors) == {first}
+    assert len(calls) <= 13
+
+
+def test_many_requests_cost_the_failed_one_and_not_each_other() -> None:
+    """One bad request of 256 is found by halves."""
+    calls: list[int] = []
+
+    class Counted(Fragile):
+        def predict(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            calls.append(len(rows))
+            return super().predict(rows)
+
+    rows = column(*[0.5] * 256)
+    rows[77] = -1
+    outcome = model(Counted()).predict(rows, (1,) * 256)
+    assert set(outcome.errors) == {77}
+    assert len(calls) <= 17
+    assert np.delete(outcome.values, 77).tolist() == [1.0] * 255
+
+
+def test_warnings_of_the_estimator_are_not_shown() -> None:
+    """What comes of an overflow is checked; the log is not the client's to fill."""
+
+    class Overflowing(Fragile):
+        def predict(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            warnings.warn("overflow", RuntimeWarning, stacklevel=2)
+            return super().predict(rows * 1e300 * 1e300)
+
+    assert model(Overflowing()).predict(column(1)).errors == {0: NO_FINITE_ANSWER}
 
 
 def test_a_value_that_is_not_finite_is_that_rows_error() -> None:
@@ -55,13 +101,14 @@ def test_a_value_that_is_not_finite_is_that_rows_error() -> None:
 
 
 def test_a_wrong_number_of_predictions_fails_no_neighbour() -> None:
-    """The row with which the estimator loses count is found."""
-    assert set(model(Fragile()).predict(column(1, 50, 3)).errors) == {1}
+    """The request with which the estimator loses count is found."""
+    outcome = model(Fragile()).predict(column(1, 50, 3), (1, 1, 1))
+    assert set(outcome.errors) == {1}
 
 
 def test_all_rows_may_fail() -> None:
-    """A broken estimator gives an error for each row, not an exception."""
-    outcome = model(Fragile()).predict(column(-1, -2))
+    """A broken estimator gives an error for each request, not an exception."""
+    outcome = model(Fragile()).predict(column(-1, -2), (1, 1))
     assert set(outcome.errors) == {0, 1}
     assert outcome.values.shape == (2,)
 

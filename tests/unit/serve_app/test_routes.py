@@ -1,16 +1,18 @@
 """The HTTP contract, driven by Starlette's client over a fake model."""
 
 import asyncio
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import Message
 
-from serve_app.errors import NotReadyError, OverloadedError
+from serve_app.errors import PROBLEM, NotReadyError, OverloadedError
 from serve_app.predictions import Predictions
 from serve_app.records import Rows
-from serve_app.routes import PROBLEM, Service, application
+from serve_app.routes import Service, application
 from serve_app.served import ServedModel, ServedVersion
 from serve_app.signature import Column, Signature
 
@@ -39,6 +41,7 @@ def client(classes: tuple[str, ...] | None = None, **changes: Any) -> TestClient
         "check": all_well,
         "max_body_bytes": LIMIT,
         "max_batch_records": 100,
+        "body_timeout_s": 5.0,
     }
     app = application(Service(**{**service, **changes}))
     return TestClient(app, raise_server_exceptions=False)
@@ -144,6 +147,72 @@ def test_a_chunked_body_over_the_limit_is_cut_off() -> None:
         headers={"content-type": "application/json"},
     )
     assert answer.status_code == 413
+
+
+def test_a_body_that_does_not_arrive_is_given_up() -> None:
+    """408, and the connection is closed, as the rest of the body may still come."""
+
+    async def send_slowly() -> list[Message]:
+        service = client(body_timeout_s=0.05).app
+        sent: list[Message] = []
+        first = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+        async def receive() -> Message:
+            if first:
+                return first.pop()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        headers = [(b"content-type", b"application/json")]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/stream",
+            "query_string": b"",
+            "headers": headers,
+        }
+        await service(scope, receive, send)
+        return sent
+
+    start, rest = asyncio.run(send_slowly())
+    assert start["status"] == 408
+    assert (b"connection", b"close") in start["headers"]
+    assert json.loads(rest["body"])["code"] == "request_timeout"
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json; charset=utf-8; a=b",
+        "application/json;a=b;charset=UTF-8",
+        'Application/JSON; charset="utf-8"',
+        "application/json;",
+    ],
+)
+def test_parameters_of_the_content_type_other_than_charset_count_for_nothing(
+    content_type: str,
+) -> None:
+    """Clients send what they like."""
+    answer = client().post("/stream", content=b'{"X": 1}', headers={"content-type": content_type})
+    assert answer.status_code == 200
+
+
+def test_what_a_client_sent_is_repeated_in_part_only() -> None:
+    """100 characters at most."""
+    long = "x" * 900
+    answers = [
+        client().post("/stream", content=b"{}", headers={"content-type": long}),
+        client().post("/stream", json={long: 1}),
+        client().post("/stream", json={"X": {long: 1}}),
+        client().post(f"/stream?proba={long}", json={"X": 1}),
+        client().get(f"/{long}"),
+    ]
+    assert [answer.status_code for answer in answers] == [415, 422, 422, 400, 404]
+    for answer in answers:
+        assert len(answer.content) < 600
 
 
 def test_overload_says_when_to_come_back() -> None:

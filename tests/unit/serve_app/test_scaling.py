@@ -2,8 +2,7 @@
 
 import pytest
 
-from serve_app.scaling import BUSY_SHARE, QUEUED_ROWS, TARGET_QUEUED_ROWS, desired_workers
-from serve_app.worker import Recorder
+from serve_app.scaling import TARGET_QUEUED_ROWS, desired_workers
 
 
 @pytest.mark.parametrize(
@@ -24,13 +23,3 @@ def test_workers_follow_the_time_busy_and_the_queue(
 ) -> None:
     """The busy share says how much work there is; a backlog asks for one more."""
     assert desired_workers(workers, busy, queued) == expected
-
-
-def test_the_recorder_counts_time_and_the_longest_queue() -> None:
-    """Statistics are of the time since they were last taken."""
-    recorder = Recorder(now=100.0)
-    recorder.queue(10)
-    recorder.queue(30)
-    recorder.done(40, busy_s=0.5)
-    assert recorder.take(now=102.0) == {BUSY_SHARE: 0.25, QUEUED_ROWS: 40.0}
-    assert recorder.take(now=103.0) == {BUSY_SHARE: 0.0, QUEUED_ROWS: 0.0}

@@ -28,7 +28,7 @@ def test_mlflows_own_name_goes_before_the_originals() -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ({"modelname": "x"}, "modelname: Extra inputs"),
+        ({"modelname": "x"}, "modelname: unknown key"),
         ({"model_served": "s3"}, "model_served"),
         ({"limits": {"deadline_s": 0}}, "limits.deadline_s"),
         ({"limits": {"max_body_bytes": "many"}}, "limits.max_body_bytes"),

@@ -1,0 +1,54 @@
+"""Whether a model that has been read can answer at all; asked once, when it is loaded."""
+
+from typing import Any
+
+import numpy as np
+
+from serve_app.model import Model, unwarned
+from serve_app.model_errors import UnservableModelError
+
+
+def check(model: Model) -> None:
+    """Raise UnservableModelError unless the estimator fits its signature and its example."""
+    _check_columns(model)
+    rows = len(model.example)
+    _check_shape("predict", _answer(model, "predict"), (rows,))
+    if model.classes is not None:
+        _check_shape("predict_proba", _answer(model, "predict_proba"), (rows, len(model.classes)))
+    if reasons := list(model.predict(model.example).errors.values()):
+        raise UnservableModelError(f"the model's input example: {reasons[0]}")
+
+
+def _check_columns(model: Model) -> None:
+    names = model.signature.names
+    wanted = getattr(model.estimator, "n_features_in_", None)
+    if wanted is not None and wanted != len(names):
+        raise UnservableModelError(
+            f"the signature has {len(names)} columns, but the estimator was fitted on {wanted}: "
+            "log it with its own signature"
+        )
+    fitted = getattr(model.estimator, "feature_names_in_", None)
+    if fitted is not None and tuple(map(str, fitted)) != names:
+        raise UnservableModelError(
+            f"the signature's columns {names[:10]} are not those that the estimator was fitted on, "
+            f"{tuple(map(str, fitted[:10]))}, in that order: log it with its own signature"
+        )
+
+
+def _answer(model: Model, method: str) -> Any:
+    try:
+        with unwarned():
+            return np.asarray(getattr(model.estimator, method)(model.example))
+    except Exception as error:
+        raise UnservableModelError(
+            f"the model fails on its input example ({method}: {type(error).__name__}: {error}): "
+            "log it with an `input_example` that it takes"
+        ) from error
+
+
+def _check_shape(method: str, values: Any, shape: tuple[int, ...]) -> None:
+    if values.shape != shape:
+        raise UnservableModelError(
+            f"{method} gives an array of shape {values.shape} for the input example, not {shape}: "
+            "only models with one value a record are served"
+        )

@@ -1,0 +1,103 @@
+"""Whatever becomes of a call to a worker, the ingress meets one of our own errors."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError, TaskCancelledError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from serve_app.errors import NotReadyError, OverloadedError
+from serve_app.predictions import Predictions
+from serve_app.workers import Workers
+
+ROWS = np.ones((1, 1))
+
+
+class Response:
+    """What a handle call gives: awaitable, and to be cancelled."""
+
+    def __init__(self, outcome: Predictions | Exception | None) -> None:
+        self.outcome = outcome
+        self.is_cancelled = False
+
+    def __await__(self) -> Any:
+        """Give the outcome; None never comes."""
+        return self._wait().__await__()
+
+    async def _wait(self) -> Predictions:
+        if self.outcome is None:
+            await asyncio.Event().wait()
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        assert self.outcome is not None
+        return self.outcome
+
+    def cancel(self) -> None:
+        """Note it."""
+        self.is_cancelled = True
+
+
+class Handle:
+    """A deployment handle that gives these responses, one a call."""
+
+    def __init__(self, *outcomes: Predictions | Exception | None) -> None:
+        self.responses = [Response(outcome) for outcome in outcomes]
+        self.calls = 0
+        self.predict = self
+
+    def remote(self, *arguments: object) -> Response:
+        """Answer one call."""
+        self.calls += 1
+        return self.responses[self.calls - 1]
+
+
+def ask(handle: Handle) -> Predictions:
+    """Predict one row."""
+    return asyncio.run(Workers(handle).predict(ROWS, (1,), False))
+
+
+def test_a_call_that_died_with_its_worker_is_made_once_more() -> None:
+    """Predictions are idempotent."""
+    answer = Predictions(np.ones(1))
+    handle = Handle(ActorDiedError(), answer)
+    assert ask(handle) is answer
+    assert handle.calls == 2
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [
+        (ActorDiedError(), ActorDiedError()),
+        (RayTaskError("predict", "", ValueError("x")),),  # type: ignore[no-untyped-call]
+        (TaskCancelledError(),),
+        (ActorDiedError(), TaskCancelledError()),
+        (DeploymentUnavailableError(DeploymentID("ModelWorker")),),
+    ],
+)
+def test_what_ray_raises_is_not_ready_and_never_500(outcomes: tuple[Exception, ...]) -> None:
+    """The client is told to try again later."""
+    with pytest.raises(NotReadyError):
+        ask(Handle(*outcomes))
+
+
+def test_full_queues_are_overload() -> None:
+    """Serve's own back pressure."""
+    with pytest.raises(OverloadedError):
+        ask(Handle(BackPressureError(num_queued_requests=1, max_queued_requests=1)))
+
+
+def test_a_call_that_nobody_waits_for_is_cancelled_at_the_worker() -> None:
+    """The handle's call is told."""
+
+    async def scenario() -> None:
+        handle = Handle(None)
+        call = asyncio.create_task(Workers(handle).predict(ROWS, (1,), False))
+        await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert handle.responses[0].is_cancelled
+
+    asyncio.run(scenario())
