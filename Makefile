@@ -1,6 +1,6 @@
 # `make` alone prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run dev train export stop test test-system lint format lock system-packages
+.PHONY: help install install-dev run dev train promote rollback export stop test test-system lint format lock system-packages
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +12,8 @@ LOCK_SUM := $(shell cat requirements.lock | cksum | tr -d ' ')
 DEV_SUM := $(shell cat requirements.lock requirements-dev.lock | cksum | tr -d ' ')
 INSTALLED := $(VENV)/.installed-$(LOCK_SUM)
 DEV_INSTALLED := $(VENV)/.installed-dev-$(DEV_SUM)
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes
+# Python compiles what it imports; compiling everything at once would double the time.
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --require-hashes
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -22,13 +23,20 @@ install: $(INSTALLED) ## make .venv with exactly what requirements.lock names
 install-dev: $(DEV_INSTALLED) ## the same, and the tools that `make test` uses
 
 run: $(INSTALLED) ## start MLflow, Ray and the service; train a first model; Ctrl-C stops all of it
-	@exec $(BIN)/python -m launcher run --train
+	@exec $(BIN)/python -m launcher run --train $(CONFIG)
 
 dev: $(INSTALLED) ## the same, and deploy again on every change of serve_app/
-	@exec $(BIN)/python -m launcher run --train --reload
+	@exec $(BIN)/python -m launcher run --train $(CONFIG) --reload
 
 train: $(INSTALLED) ## train as a Ray job in the running system (CONFIG=train_config.yaml)
 	@exec $(BIN)/python -m launcher train --config $(CONFIG)
+
+promote: $(INSTALLED) ## make a version champion by hand (VERSION=2 REASON="why")
+	@exec $(BIN)/python -m launcher train promote --config $(CONFIG) \
+		--version "$(VERSION)" --reason "$(REASON)"
+
+rollback: $(INSTALLED) ## make the previous champion champion again (REASON="why")
+	@exec $(BIN)/python -m launcher train rollback --config $(CONFIG) --reason "$(REASON)"
 
 export: $(INSTALLED) ## write the champion into var/model, for MODEL_SERVED=local
 	@exec $(BIN)/python -m launcher export

@@ -68,6 +68,10 @@ def explain(error: ValidationError) -> str:
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"]) or "settings"
-        value = "" if fault["type"] == "missing" else f" (got {fault['input']!r})"
-        lines.append(f"{key}: {fault['msg']}{value}")
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{key}: unknown key")
+        elif isinstance(fault["input"], dict):
+            lines.append(f"{key}: {fault['msg']}")
+        else:
+            lines.append(f"{key}: {fault['msg']} (got {fault['input']!r})")
     return "\n  ".join(lines)

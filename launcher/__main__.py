@@ -10,7 +10,7 @@ from pathlib import Path
 from contract.strict import SettingsError
 from contract.tracking import tracking_uri
 from launcher import console, layout, signals, state, stop, training
-from launcher.errors import LaunchError, SettingError
+from launcher.errors import LaunchError, SettingError, UnreachableError
 from launcher.system import Options, System
 
 ENVIRONMENT = """\
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.command(options)
     except signals.Stopped as stopped:
+        console.say("stopped")
         return stopped.exit_code
     except SettingsError as error:
         console.complain(str(error))
@@ -68,7 +69,11 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="start MLflow, Ray and the service; Ctrl-C stops them")
     run.add_argument(
-        "--train", action="store_true", help="train a first model if there's no champion"
+        "--train",
+        metavar="CONFIG",
+        nargs="?",
+        const="train_config.yaml",
+        help="train a first model if there's no champion, by train_config.yaml or CONFIG",
     )
     run.add_argument("--reload", action="store_true", help="deploy again on a change of the code")
     run.add_argument(
@@ -96,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     chosen = Options(
-        trains_if_empty=options.train, reloads=options.reload, opens_to_network=options.network
+        trains_by=options.train, reloads=options.reload, opens_to_network=options.network
     )
     System(layout.here(os.environ), chosen, os.environ).run()
     return 0
@@ -107,7 +112,9 @@ def _train(options: argparse.Namespace) -> int:
     if address := os.environ.get("RAY_API_SERVER_ADDRESS"):
         cluster = training.Cluster(address.rstrip("/"), here.token)
     else:
-        cluster = training.Cluster(state.require_running(here.state).dashboard, here.token)
+        run = state.require_running(here.state)
+        _mlflow_of(run)
+        cluster = training.Cluster(run.dashboard, here.token)
     return training.run(cluster, here.root, options.others, os.environ)
 
 
@@ -115,9 +122,18 @@ def _export(options: argparse.Namespace) -> int:
     here = layout.here(os.environ)
     environ = {**os.environ, "MODEL_CACHE_DIR": str(here.model_cache)}
     if tracking_uri(os.environ) is None:
-        environ["MLFLOW_TRACKING_URI"] = str(state.require_running(here.state).mlflow_uri)
+        environ["MLFLOW_TRACKING_URI"] = _mlflow_of(state.require_running(here.state))
     command = [sys.executable, "-m", "serve_app", "export", "--to", str(options.to.absolute())]
     return subprocess.run(command, env=environ, cwd=here.root, check=False).returncode
+
+
+def _mlflow_of(run: state.Run) -> str:
+    if run.mlflow_uri is None:
+        raise UnreachableError(
+            "what runs here serves a directory, with no MLflow: set MLFLOW_TRACKING_URI, "
+            "or start it without MODEL_SERVED=local"
+        )
+    return run.mlflow_uri
 
 
 def _stop(options: argparse.Namespace) -> int:

@@ -39,6 +39,8 @@ def of_cluster(
     """Return the environment of `ray start`: what the caller has set wins over `serve.env`."""
     own = {
         "RAY_AUTH_TOKEN_PATH": str(layout.token),
+        # What the parts leave in the temporary folder goes with the run.
+        "TMPDIR": str(scratch),
         "MODEL_CACHE_DIR": str(layout.model_cache),
         # On one machine nobody else drains this node; clusters keep their periods.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",

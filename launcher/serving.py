@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -104,3 +105,13 @@ def answers(address: str) -> bool:
         return requests.get(f"{address}/health/ready", timeout=_TIMEOUT_S).ok
     except requests.RequestException:
         return False
+
+
+def example(address: str) -> str:
+    """Return a record, as JSON, that the served model takes: 0.2 for each of its features."""
+    try:
+        facts = requests.get(f"{address}/model", timeout=_TIMEOUT_S).json()
+        features = [column["name"] for column in facts["signature"]]
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        features = []
+    return "0.2" if len(features) <= 1 else json.dumps(dict.fromkeys(features, 0.2))

@@ -51,8 +51,8 @@ _WATCH_S: Final = 1.0
 class Options:
     """How this run differs from the plain one."""
 
-    trains_if_empty: bool = False
-    """Train a first model if the registry has no champion."""
+    trains_by: str | None = None
+    """The config to train a first model by, if the registry has no champion."""
     reloads: bool = False
     """Deploy again on every change of the code."""
     opens_to_network: bool = False
@@ -129,12 +129,12 @@ class System:
         run.save(layout.state)
         # Look at the model before anything takes its seconds, unless it is still to be trained or
         # in the registry that is started here; `build` looks at that one.
-        trains = self._options.trains_if_empty and chosen.model_served == "mlflow"
+        trains = self._options.trains_by is not None and chosen.model_served == "mlflow"
         if not self._needs_mlflow and not trains:
             self._check_model(environ)
         self._start_parts(run, environ, scratch)
         if run.mlflow_uri is not None:
-            self._ensure_champion(run.mlflow_uri, chosen.model_name, run.dashboard, trains)
+            self._ensure_champion(run.mlflow_uri, chosen.model_name, run.dashboard)
         self._deploy(run, environ)
         self._welcome(run)
 
@@ -166,17 +166,25 @@ class System:
             self._wait(lambda: serving.is_running(run.dashboard, token), DEPLOY_DEADLINE_S)
             self._wait(lambda: serving.answers(run.address), START_DEADLINE_S)
 
-    def _ensure_champion(self, uri: str, model_name: str, dashboard: str, trains: bool) -> None:
+    def _ensure_champion(self, uri: str, model_name: str, dashboard: str) -> None:
         if mlflow_server.has_champion(uri, model_name):
             return
-        if not trains:
+        config = self._options.trains_by
+        if config is None:
             raise SettingError(
                 f"the registry has no version of {model_name!r} with the alias "
                 f"{names.CHAMPION!r}: start with `make run`, which trains one, or set MODEL_NAME"
             )
-        console.say(f"  no champion of {model_name!r} yet: training the first one")
+        trained = strict.read_yaml(self._layout.root / config).get("model_name")
+        if trained != model_name:
+            raise SettingError(
+                f"no champion of {model_name!r} yet, and {config} trains {trained!r}: "
+                f"name a config for {model_name!r} by CONFIG, or set MODEL_NAME={trained}"
+            )
+        console.say(f"   no champion of {model_name!r} yet: training the first one")
         cluster = training.Cluster(dashboard, self._layout.token)
-        code = training.run(cluster, self._layout.root, [], self._environ)
+        arguments = ["--config", config]
+        code = training.run(cluster, self._layout.root, arguments, self._environ)
         if code != 0:
             raise LaunchError(f"the training job ended with code {code}; its output stands above")
 
@@ -224,7 +232,8 @@ class System:
             self._run.save(self._layout.state)
 
     def _welcome(self, run: state.Run) -> None:
-        curl = f"""curl --json '{{"X": 0.2}}' localhost:{self._ports.http}/stream"""
+        record = serving.example(run.address)
+        curl = f"""curl --json '{{"X": {record}}}' localhost:{self._ports.http}/stream"""
         lines = [f"\nEndeavour answers at {run.address}"]
         if run.mlflow_uri:
             lines.append(f"  MLflow         {mlflow_server.without_password(run.mlflow_uri)}")
@@ -239,6 +248,9 @@ class System:
 
     def _stop(self) -> None:
         """End the parts, Serve first, so that it drains; forget the run only if nothing is left."""
+        if not self._children:
+            self._layout.state.unlink(missing_ok=True)
+            return
         with console.step("stopped"):
             for child in reversed(self._children):
                 if child.name.startswith("serve"):

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ _TIMEOUT_S: Final = 5.0
 _SUBMIT_S: Final = 60.0
 _PATIENCE_S: Final = 20.0
 _POLL_S: Final = 0.3
+_NOISE: Final = ("Runtime env is setting up", "Running entrypoint for job")
 _ENDED: Final = ("SUCCEEDED", "FAILED", "STOPPED")
 _NOT_UPLOADED: Final = ["/.git", "/.venv", "/var"]
 
@@ -107,11 +107,14 @@ def _follow(cluster: Cluster, job: str) -> int:
     shown = 0
     while True:
         details = _ask(cluster, job)
+        has_ended = details.get("status") in _ENDED
         output = str(_ask(cluster, f"{job}/logs").get("logs") or "")
-        sys.stdout.write(output[shown:])
-        sys.stdout.flush()
-        shown = len(output)
-        if details.get("status") in _ENDED:
+        complete = len(output) if has_ended else output.rfind("\n") + 1
+        for line in output[shown:complete].splitlines():
+            if not any(noise in line for noise in _NOISE):
+                console.say(line)
+        shown = max(shown, complete)
+        if has_ended:
             code = details.get("driver_exit_code")
             if isinstance(code, int):
                 return code

@@ -193,7 +193,12 @@ def start(
     log = root / "launcher.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*(command or [sys.executable, "-m", "launcher", "run", "--train"])],
+            [
+                *(
+                    command
+                    or [sys.executable, "-m", "launcher", "run", "--train", "train_config.yaml"]
+                )
+            ],
             cwd=root,
             env=dict(environ),
             stdin=subprocess.DEVNULL,

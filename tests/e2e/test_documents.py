@@ -25,7 +25,7 @@ RUN_ELSEWHERE = {
     "make lint": ("Makefile", "test: lint"),
     "make format": ("Makefile", "$(BIN)/ruff format --check ."),
     "make export": ("tests/e2e/test_make_run.py", '"export"'),
-    'python -m train rollback --reason "slow answers since Monday"': (
+    'make rollback REASON="slow answers since Monday"': (
         "tests/integration/train/test_command.py",
         'run("rollback", "--reason", "slow answers")',
     ),

@@ -34,7 +34,7 @@ def test_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
     """A misspelt key is an error with exit code 2, not a silent default."""
     file = tmp_path / "train_config.yaml"
     file.write_text("estimator: {epoch: 3}\n")
-    with pytest.raises(BadSettingsError, match=r"estimator\.epoch: Extra inputs") as caught:
+    with pytest.raises(BadSettingsError, match=r"estimator\.epoch: unknown key") as caught:
         read(file)
     assert caught.value.exit_code == 2
 
