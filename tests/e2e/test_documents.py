@@ -20,6 +20,10 @@ ENGINE = "needs a container engine"
 
 RUN_ELSEWHERE = {
     "make run": ("tests/e2e/conftest.py", '["make", "run"]'),
+    "MODEL_NAME=diabetes-boosting make run CONFIG=train_config_boosting.yaml": (
+        "tests/e2e/test_make_run.py",
+        '["make", "run", "CONFIG=train_config_boosting.yaml"]',
+    ),
     "make install": ("Makefile", "run: $(INSTALLED)"),
     "make test": (".ci/run", "make test"),
     "make lint": ("Makefile", "test: lint"),
