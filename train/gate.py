@@ -27,6 +27,8 @@ CHUNK_RESAMPLES = 1_000
 BLOCK_DRAWS = 1_000_000
 """Row numbers drawn at once, which bounds the memory of a chunk."""
 
+ERROR_WORDS = {"squared": "mean squared error", "zero_one": "share of wrong labels"}
+
 Floats = NDArray[np.float64]
 
 
@@ -174,7 +176,7 @@ def _against(
 def _verdict(comparison: Comparison, policy: Policy, who: str) -> _Check:
     c = comparison
     facts = (
-        f"against {who} on the same {c.rows} rows: mean {c.error} error {c.candidate_error:.6g} "
+        f"against {who} on the same {c.rows} rows: {ERROR_WORDS[c.error]} {c.candidate_error:.6g} "
         f"against {c.champion_error:.6g}, change {c.change:+.2%}, "
         f"{c.confidence:.0%} interval {c.low:+.2%} to {c.high:+.2%}"
     )

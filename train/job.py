@@ -140,7 +140,7 @@ def _judge_and_promote(promoter: Promoter, result: record.Result, progress: Prog
     client = promoter.registry.client
     with progress.step("gate") as step:
         champion, decision = _judge(promoter.registry.champion(), result)
-        step.note = "passed" if decision.passed else "refused"
+        step.note = _word(decision)
     with progress.step("record") as step:
         logged = record.log(client, result, decision, champion)
         step.note = f"run {logged.run_id}"
@@ -189,6 +189,13 @@ def _judge(
             seed=settings.seed,
         )
     return champion, decision
+
+
+def _word(decision: gate.Decision) -> str:
+    """The last reason is the comparison; a refusal ends the job with all that counted, anyway."""
+    if not decision.passed:
+        return "refused"
+    return f"passed; {decision.reasons[-1].removeprefix('pass: ')}"
 
 
 def _promoted(model_name: str, version: str, moved: bool) -> Outcome:

@@ -86,6 +86,7 @@ def test_default_job_ends_in_time_and_says_what_it_did(promoted: Trained) -> Non
     """Seven plain lines and the result; about 12 s alone on two cores, which others share here."""
     lines = promoted.output.splitlines()
     assert [line[:5] for line in lines[:7]] == [f"[{n}/7]" for n in range(1, 8)]
+    assert "gate: passed; no champion yet: the absolute thresholds alone decide" in lines[4]
     assert lines[7:] == ["promoted version 1 is champion now"]
     assert promoted.seconds < 120
 

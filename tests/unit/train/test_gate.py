@@ -188,6 +188,7 @@ def test_classification_counts_wrong_labels() -> None:
     assert decision.comparison is not None
     assert decision.comparison.champion_error == pytest.approx(0.2)
     assert decision.comparison.change == pytest.approx(0.5)
+    assert "share of wrong labels 0.1 against 0.2" in decision.reasons[-1]
 
 
 def test_interval_does_not_depend_on_the_number_of_workers() -> None:
