@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from train import source, split
+from train import fault, source, split
 from train.errors import BadDataError
 from train.settings import Task, TimeSplit, TrainSettings
 
@@ -62,6 +62,8 @@ def load(settings: TrainSettings) -> Dataset:
     data = settings.data
     frame = source.read(data.source, data.format, settings.deadlines.read_s)
     names = _feature_names(frame, settings)
+    if frame.empty:
+        raise BadDataError(f"{data.source}: too few rows: it has columns, but no row")
     target = _target(frame, data.target, settings.task)
     features = numbers(frame, names)
     labels = pd.Series(target) if settings.task == "classification" else None
@@ -93,25 +95,24 @@ def numbers(frame: pd.DataFrame, columns: tuple[str, ...]) -> Matrix:
 def _number_column(frame: pd.DataFrame, column: str) -> Matrix:
     values = frame[column]
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_complex_dtype(values):
-        raise BadDataError(_describe_text(values, column))
+        raise BadDataError(_describe_text(values))
     floats = values.to_numpy(dtype=np.float64, na_value=np.nan)
-    if not np.isfinite(floats).all():
-        position = int(np.flatnonzero(~np.isfinite(floats))[0])
-        kind = "missing (NaN)" if np.isnan(floats[position]) else "infinite"
-        raise BadDataError(
-            f"column {column!r}, row {values.index[position]}: the value is {kind}; fill or drop it"
-        )
+    for kind, is_bad in (("missing (NaN)", np.isnan(floats)), ("infinite", np.isinf(floats))):
+        if is_bad.any():
+            raise BadDataError(
+                f"{fault.where(values, is_bad)}: the value is {kind}; fill or drop it"
+            )
     return floats
 
 
-def _describe_text(values: pd.Series, column: str) -> str:
+def _describe_text(values: pd.Series) -> str:
     """Point at the first value that is no number; all may look like numbers, in a text column."""
     is_number = pd.to_numeric(values.astype("str"), errors="coerce").notna()
-    faults = np.flatnonzero((~is_number & values.notna()).to_numpy())
-    position = int(faults[0]) if len(faults) else 0
-    row, value = values.index[position], values.iloc[position]
+    is_bad = (~is_number & values.notna()).to_numpy(dtype=np.bool_)
+    if not is_bad.any():
+        is_bad = np.ones(len(values), dtype=np.bool_)
     return (
-        f"column {column!r}, row {row}: {value!r} is not a number "
+        f"{fault.where(values, is_bad)}: {values.iloc[int(is_bad.argmax())]!r} is not a number "
         f"(the column's type is {values.dtype}); encode it as numbers or leave it out of the model"
     )
 
@@ -144,21 +145,21 @@ def _feature_names(frame: pd.DataFrame, settings: TrainSettings) -> tuple[str, .
 def _target(frame: pd.DataFrame, column: str, task: Task) -> NDArray[Any]:
     values = frame[column]
     if values.isna().any():
-        row = int(values.isna().to_numpy().argmax())
-        raise BadDataError(f"column {column!r}, row {row}: the target is missing; drop the row")
-    return _number_column(frame, column) if task == "regression" else _labels(values, column)
+        place = fault.where(values, values.isna().to_numpy())
+        raise BadDataError(f"{place}: the target is missing; drop the row")
+    return _number_column(frame, column) if task == "regression" else _labels(values)
 
 
-def _labels(values: pd.Series, column: str) -> NDArray[Any]:
+def _labels(values: pd.Series) -> NDArray[Any]:
     """Return class labels: whole numbers (truth values too) as int64, anything else as text."""
     if not pd.api.types.is_numeric_dtype(values):
         return np.asarray(values.astype("str").to_list(), dtype=np.str_)
     floats = values.to_numpy(dtype=np.float64)
-    faults = np.flatnonzero(~np.isfinite(floats) | (floats != np.round(floats)))
-    if len(faults):
-        row = int(faults[0])
+    is_bad = ~np.isfinite(floats) | (floats != np.round(floats))
+    if is_bad.any():
+        value = values.iloc[int(is_bad.argmax())]
         raise BadDataError(
-            f"column {column!r}, row {row}: {values.iloc[row]} is no label; "
+            f"{fault.where(values, is_bad)}: {value} is no label; "
             "labels are whole numbers or text (set task: regression for numbers)"
         )
     return floats.astype(np.int64)
@@ -208,7 +209,9 @@ def _check_parts_are_disjoint(dataset: Dataset) -> None:
     for row in dataset.test.rows:
         twin = first_row.get(hashes[row])
         if twin is not None and whole.iloc[row].equals(whole.iloc[twin]):
+            more = np.isin(hashes[dataset.test.rows], hashes[dataset.train.rows]).sum() - 1
+            others = f" (and so do {more:,} more held-out rows)" if more else ""
             raise BadDataError(
-                f"row {row} (held out) repeats row {twin} (trained on) in every column: the test "
-                "would be rehearsed; drop the duplicates or choose another split"
+                f"row {row} (held out) repeats row {twin} (trained on) in every column{others}: "
+                "the test would be rehearsed; drop the duplicates or choose another split"
             )

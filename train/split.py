@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
+from train import fault
 from train.errors import BadDataError
 from train.settings import LastSplit, RandomSplit, Split, TimeSplit
 
@@ -64,9 +65,8 @@ def _times(frame: pd.DataFrame, column: str) -> pd.Series:
     if not pd.api.types.is_numeric_dtype(times) and not pd.api.types.is_datetime64_any_dtype(times):
         times = pd.to_datetime(times.astype("str"), errors="coerce", format="ISO8601", utc=True)
     if times.isna().any():
-        row = int(times.isna().to_numpy().argmax())
-        value = frame[column].iloc[row]
-        raise BadDataError(
-            f"column {column!r}, row {row}: {value!r} is neither a number nor an ISO 8601 date"
-        )
+        is_bad = times.isna().to_numpy()
+        value = frame[column].iloc[int(is_bad.argmax())]
+        place = fault.where(frame[column], is_bad)
+        raise BadDataError(f"{place}: {value!r} is neither a number nor an ISO 8601 date")
     return times

@@ -70,9 +70,18 @@ def test_target_or_repeated_feature_is_refused(
 def test_empty_target_is_refused_with_its_row(
     table: pd.DataFrame, make_settings: MakeSettings
 ) -> None:
-    """Column and row of the first missing target are told."""
-    table.loc[[17, 30], "y"] = np.nan
+    """Column and row of the first missing target are told, and how many more there are."""
+    table.loc[17, "y"] = np.nan
     assert "column 'y', row 17: the target is missing" in refusal(make_settings, table)
+    table.loc[30, "y"] = np.nan
+    assert "row 17 (and 1 more row): the target is missing" in refusal(make_settings, table)
+    table.loc[[31, 32], "y"] = np.nan
+    assert "row 17 (and 3 more rows): the target is missing" in refusal(make_settings, table)
+
+
+def test_source_without_rows_is_refused(table: pd.DataFrame, make_settings: MakeSettings) -> None:
+    """A header alone is nothing to train on."""
+    assert "too few rows" in refusal(make_settings, table.head(0))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +116,7 @@ def test_numbers_written_as_text_are_refused(
 ) -> None:
     """A text column is not guessed to be numbers."""
     table["a"] = [f"{value:.0f}" for value in table["a"]]
-    assert "column 'a', row 0" in refusal(make_settings, table)
+    assert "column 'a', row 0 (and 59 more rows)" in refusal(make_settings, table)
 
 
 def test_constant_target_is_refused(table: pd.DataFrame, make_settings: MakeSettings) -> None:
@@ -133,6 +142,8 @@ def test_row_in_both_parts_is_refused_with_both_numbers(
     """A held-out row that was trained on would make the test a rehearsal."""
     table.loc[50] = table.loc[7]
     assert "row 50 (held out) repeats row 7 (trained on)" in refusal(make_settings, table)
+    table.loc[[51, 55]] = table.loc[[7, 8]].to_numpy()
+    assert "(and so do 2 more held-out rows)" in refusal(make_settings, table)
 
 
 def test_rows_are_compared_before_features_are_selected(
