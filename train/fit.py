@@ -24,6 +24,8 @@ from train.errors import BadSettingsError
 from train.estimator import build, last_step
 from train.settings import TrainSettings
 
+BOOSTING = (GradientBoostingClassifier, GradientBoostingRegressor)
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -32,6 +34,11 @@ class Fitted:
     model: BaseEstimator
     losses: tuple[float, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def round_name(self) -> str:
+        """Boosting adds a stage at a time; others go through the rows, an epoch at a time."""
+        return "stage" if isinstance(last_step(self.model), BOOSTING) else "epoch"
 
 
 def fit(
@@ -112,6 +119,6 @@ def _loss(final: BaseEstimator, features: Matrix, target: NDArray[Any]) -> float
 def _own_losses(model: BaseEstimator) -> tuple[float, ...]:
     """Return the losses that boosting and neural networks record by themselves."""
     final = last_step(model)
-    if isinstance(final, GradientBoostingClassifier | GradientBoostingRegressor):
+    if isinstance(final, BOOSTING):
         return tuple(float(value) for value in final.train_score_)
     return tuple(float(value) for value in getattr(final, "loss_curve_", ()))

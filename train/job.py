@@ -115,7 +115,9 @@ def _fit(settings: TrainSettings, dataset: data.Dataset, progress: Progress) -> 
         check_trusted(fitted.model, settings.extra_trusted_types)
         step.note = settings.estimator.path.rpartition(".")[2]
         if fitted.losses:
-            step.note += f", {len(fitted.losses)} epochs, loss {fitted.losses[-1]:.6g}"
+            step.note += (
+                f", {len(fitted.losses)} {fitted.round_name}s, loss {fitted.losses[-1]:.6g}"
+            )
     for text in fitted.warnings:
         progress.say(f"warning: {text}")
     return fitted
@@ -131,9 +133,12 @@ def _evaluate(
         if folds:
             with cluster.workers(folds, settings.deadlines.compute_s):
                 scores = evaluate.cross_validate(settings, dataset.train)
-        measured = (f"{name} {value:.4g}" for name, value in evaluation.metrics.items())
-        step.note = f"{', '.join(measured)}; {folds} folds"
+        step.note = f"{_metrics(evaluation)}; {folds} folds"
     return evaluation, scores
+
+
+def _metrics(evaluation: evaluate.Evaluation) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in evaluation.metrics.items())
 
 
 def _judge_and_promote(promoter: Promoter, result: record.Result, progress: Progress) -> Outcome:
@@ -153,6 +158,7 @@ def _judge_and_promote(promoter: Promoter, result: record.Result, progress: Prog
                 model_id=logged.model_id,
                 fingerprint=result.fingerprint,
                 tags=record.version_tags(result, decision),
+                description=f"{_metrics(result.evaluation)} on held-out rows; {_word(decision)}",
             )
             reason = f"passed the gate in run {logged.run_id}"
             try:

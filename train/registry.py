@@ -17,15 +17,16 @@ NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A logged model that passed the gate, and the tags that its version will carry.
+    """A logged model that passed the gate, and the tags and description of its version.
 
-    A version that an earlier job registered and did not live to promote gets these tags too.
+    A version that an earlier job registered and did not live to promote gets the tags too.
     """
 
     run_id: str
     model_id: str
     fingerprint: str
     tags: Mapping[str, str]
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Registry:
             model_id=candidate.model_id,
             # In the same request, so that no version is ever without its fingerprint.
             tags={**candidate.tags, names.TAG_FINGERPRINT: candidate.fingerprint},
+            description=candidate.description,
             await_creation_for=0,
         )
 

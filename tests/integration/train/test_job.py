@@ -175,6 +175,9 @@ def test_version_carries_decision_and_promotion(
     assert version.run_id == promoted.run.info.run_id
     assert version.tags[names.TAG_FINGERPRINT] == promoted.run.data.tags[names.TAG_FINGERPRINT]
     assert version.tags[names.TAG_DECISION] == "passed"
+    said = str(version.description)
+    assert said.startswith("r2 0.47")
+    assert "passed; no champion yet" in said
     assert "pass: r2 is 0.47" in version.tags[names.TAG_REASONS]
     (move,) = moves(version.tags)
     assert (move.from_version, move.to_version, move.state) == (None, "1", "done")
@@ -253,6 +256,7 @@ def test_job_that_died_before_the_promotion_is_finished_by_the_next(
             mlflow_client.delete_model_version_tag("boosting", "1", tag)
     again = train("--config", config)
     assert again.returncode == 0, again.stderr
+    assert "GradientBoostingRegressor, 100 stages, loss " in again.stdout
     assert "boosting version 1 is champion now" in again.stdout
     assert versions(mlflow_client, "boosting") == ["1"]
     assert aliases(mlflow_client, "boosting") == {names.CHAMPION: "1"}
