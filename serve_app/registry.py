@@ -56,7 +56,7 @@ def _resolve_champion(settings: Settings) -> ServedVersion:
         run_id=found.run_id,
         source=f"{_REGISTERED}{found.name}/{found.version}",
         digest=copy.name,
-        metrics=_metrics(client, found.run_id) if found.run_id else {},
+        metrics=metrics_of(client, found.run_id) if found.run_id else {},
     )
 
 
@@ -76,7 +76,7 @@ def champion(client: Any, name: str) -> ModelVersion:
     return found
 
 
-def _metrics(client: Any, run_id: str) -> dict[str, float]:
+def metrics_of(client: Any, run_id: str) -> dict[str, float]:
     """Return a run's metrics; a run that was deleted for good has none, its model serves on."""
     from mlflow.exceptions import MlflowException  # noqa: PLC0415
 

@@ -8,7 +8,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -34,9 +36,20 @@ def service(
     estimator = LinearRegression().fit(bmi, target[:-20])
     directory = models.write(folder / "model", estimator, bmi, ["bmi"])
     root = running.copy_project(folder / "project")
-    environ = running.environ(free_port, MODEL_SERVED="local", MODEL_DIR=str(directory))
+    running.change_config(root, shorten_the_wait_for_bodies)
+    environ = running.environ(
+        free_port,
+        MODEL_SERVED="local",
+        MODEL_DIR=str(directory),
+        RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S="5",
+    )
     with running.system(root, environ) as started:
         yield started
+
+
+def shorten_the_wait_for_bodies(config: dict[str, Any]) -> None:
+    """Three seconds instead of ten."""
+    config["applications"][0]["args"]["limits"] = {"body_timeout_s": 3}
 
 
 def expected(*values: float) -> list[float]:
@@ -103,6 +116,63 @@ def test_what_cannot_be_answered_is_refused_and_the_next_request_served(
     assert answer.headers["x-request-id"]
     assert answer.json()["code"]
     assert service.post("/stream", {"X": 0.2}).status_code == 200
+
+
+def ask_with(service: Running, header: str, value: bytes) -> tuple[HTTPResponse, bytes]:
+    """The answer to a prediction with a header of any bytes."""
+    connection = HTTPConnection("127.0.0.1", int(service.environ["PORT"]), timeout=10)
+    headers = {"content-type": b"application/json", header: value}
+    connection.request("POST", "/stream", b'{"X": 0.2}', headers)
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer, body
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("x-request-timeout-seconds", b"\xff"),
+        ("x-request-timeout-seconds", b"1e-9"),
+        ("x-request-timeout-seconds", b"nan"),
+        ("x-request-disconnect-disabled", b"?1"),
+        ("x-request-disconnect-disabled", b"\xff"),
+        ("serve_multiplexed_model_id", b"\xff"),
+        ("x-session-id", b"\xff"),
+        ("accept", b"\xff"),
+    ],
+)
+def test_headers_meant_for_serve_change_nothing(
+    service: Running, header: str, value: bytes
+) -> None:
+    """Clients choose no deadlines, and no bytes make a 500."""
+    answer, body = ask_with(service, header, value)
+    assert answer.status == 200
+    np.testing.assert_allclose(json.loads(body)["result"], expected(0.2)[0])
+
+
+@pytest.mark.parametrize("value", [b"\xff\xfe", b"a" * 201])
+def test_a_request_id_that_cannot_be_echoed_is_refused(service: Running, value: bytes) -> None:
+    """A problem document, not Serve's 500; a fit one comes back as it was."""
+    answer, body = ask_with(service, "x-request-id", value)
+    assert (answer.status, json.loads(body)["code"]) == (400, "malformed_header")
+    assert answer.headers["content-type"] == "application/problem+json"
+    answer, _ = ask_with(service, "x-request-id", b"order 66/a")
+    assert (answer.status, answer.headers["x-request-id"]) == (200, "order 66/a")
+
+
+def test_a_body_that_does_not_arrive_ends_in_time(service: Running) -> None:
+    """408, and the connection is closed soon after."""
+    with socket.create_connection(("127.0.0.1", int(service.environ["PORT"])), timeout=20) as slow:
+        slow.sendall(
+            b"POST /stream HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b'content-length: 10\r\n\r\n{"X'
+        )
+        received = b""
+        while b"request_timeout" not in received:
+            received += slow.recv(65536)
+        assert slow.recv(65536) == b""  # HAProxy waits for the rest as long as for any client
+    assert received.startswith(b"HTTP/1.1 408")
 
 
 def test_a_client_that_hangs_up_leaves_its_neighbours_their_answers(service: Running) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +97,77 @@ def test_a_cached_version_needs_no_server(
     register(client, "cached", 2.0)
     version = registry.resolve(settings(mlflow_server, tmp_path, "cached"))
     registry.load(version, settings("http://127.0.0.1:9", tmp_path, "cached"))
+
+
+def test_a_copy_that_was_changed_is_fetched_again(
+    mlflow_server: str, client: MlflowClient, tmp_path: Path
+) -> None:
+    """By whoever resolves, loads or exports next."""
+    register(client, "damaged", 2.0)
+    chosen = settings(mlflow_server, tmp_path / "cache", "damaged")
+    version = registry.resolve(chosen)
+    copy = tmp_path / "cache" / "files" / version.digest
+
+    (copy / "MLmodel").write_text("changed")
+    assert registry.resolve(chosen) == version
+    (copy / "MLmodel").write_text("changed")
+    np.testing.assert_allclose(
+        registry.load(version, chosen).predict(np.array([[1.0]])).values, [2.0]
+    )
+    (copy / "MLmodel").write_text("changed")
+    registry.export(chosen, tmp_path / "model")
+    assert registry.resolve(
+        Settings(model_served="local", model_dir=tmp_path / "model")
+    ).digest == (version.digest)
+
+
+class Hanging(http.server.BaseHTTPRequestHandler):
+    """Says that it is well, and answers nothing else."""
+
+    def do_GET(self) -> None:
+        """Answer `/health`; let everything else wait until the server ends."""
+        if self.path == "/health":
+            self.send_response(200)
+            self.end_headers()
+        elif isinstance(self.server, HangingServer):
+            self.server.ended.wait(60)
+
+    do_POST = do_GET  # noqa: N815
+
+
+class HangingServer(http.server.ThreadingHTTPServer):
+    """A server that hangs until it is ended."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Hanging)
+        self.ended = threading.Event()
+
+
+def test_a_server_that_is_well_but_hangs_is_out_of_reach_within_30_s(tmp_path: Path) -> None:
+    """`serve_app check` ends with 4."""
+    with HangingServer() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        began = time.monotonic()
+        completed = subprocess.run(
+            [sys.executable, "-m", "serve_app", "check"],
+            cwd=running.ROOT,
+            env={
+                **os.environ,
+                "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{server.server_port}",
+                "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+                "MODEL_CACHE_DIR": str(tmp_path),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        took_s = time.monotonic() - began
+        server.ended.set()
+        server.shutdown()
+    assert completed.returncode == 4
+    assert "not done after 25 s" in completed.stderr
+    assert took_s < 35  # 25 s, and the start of a process on a busy machine
 
 
 def test_an_export_serves_the_same_model_as_the_registry(

@@ -97,11 +97,69 @@ def test_a_record_that_does_not_fit_is_refused_with_its_reason(raw: bytes, says:
         reader().read_one(raw)
 
 
-@pytest.mark.parametrize("x", [1.5, 2**70, -(2**63) - 1])
-def test_an_integer_column_takes_only_64_bit_whole_numbers(x: float) -> None:
-    """Numbers that would be cut are refused."""
-    with pytest.raises(InvalidRecordsError):
-        reader(TWO).read_one(body([0.5, x]))
+BOUNDS = [
+    ("long", 2**53, 2**53 + 1),
+    ("long", -(2**53), -(2**53) - 1),
+    ("long", 3, 3.0),
+    ("long", 3, 2**70),
+    ("integer", 2**31 - 1, 2**31),
+    ("float", 3.4e38, 3.5e38),
+    ("double", 1.7e308, 2**64 * 10**300),
+]
+
+
+@pytest.mark.parametrize(("kind", "fits", "does_not"), BOUNDS)
+def test_numbers_that_the_column_would_cut_or_round_are_refused(
+    kind: str, fits: float, does_not: float
+) -> None:
+    """Each type has its bounds, for one record and for many, by position and by name."""
+    target = reader(Signature((Column("a", "double"), Column("b", kind))))
+    for wrap in (lambda x: [0.5, x], lambda x: {"b": x, "a": 0.5}):
+        rows = target.read_many(body([wrap(fits), wrap(1)]))
+        np.testing.assert_array_equal(rows, [[0.5, fits], [0.5, 1]])
+        with pytest.raises((InvalidRecordsError, MalformedBodyError)):
+            target.read_many(body([wrap(1), wrap(does_not)]))
+
+
+VALUES = st.one_of(
+    st.integers(-(2**60), 2**60), st.floats(allow_nan=False), st.none(), st.booleans(), st.text()
+)
+RECORDS = st.one_of(
+    VALUES,
+    st.lists(VALUES, max_size=3),
+    st.fixed_dictionaries({"bmi": VALUES, "age": VALUES}),
+    st.dictionaries(st.sampled_from(["bmi", "age", "x"]), VALUES),
+)
+
+
+@given(st.lists(RECORDS, min_size=1, max_size=4))
+def test_a_batch_is_read_as_its_records_are_one_by_one(records: list[object]) -> None:
+    """The fast paths take what the slow one takes, and nothing else."""
+
+    def alone(record: object) -> list[float] | None:
+        try:
+            row: list[float] = reader(TWO).read_one(body(record))[0].tolist()
+            return row
+        except (InvalidRecordsError, MalformedBodyError):
+            return None
+
+    expected = [alone(record) for record in records]
+    try:
+        together = reader(TWO).read_many(body(records)).tolist()
+    except (InvalidRecordsError, MalformedBodyError):
+        assert None in expected
+    else:
+        assert together == expected
+
+
+def test_errors_stay_short_however_long_the_names_are() -> None:
+    """Ten names of a wide model, 100 characters of a client's own text."""
+    wide = Signature(tuple(Column(f"column_{at}", "double") for at in range(500)))
+    for record in (None, [1], {"x" * 5000: 1}):
+        with pytest.raises(InvalidRecordsError) as caught:
+            reader(wide).read_one(body(record))
+        assert len(caught.value.body()) < 1500
+        assert "column_9 and 490 more" in caught.value.detail
 
 
 def test_bad_records_of_a_batch_are_named_by_index() -> None:
