@@ -78,30 +78,25 @@ class RecordReader:
 
     def _rows_at_once(self, records: list[Any]) -> Rows | None:
         """Return the rows if all records have one shape and fit, else None; explains nothing."""
+        if len(self._columns) == 1 and type(records[0]) in _NUMBERS:
+            return self._fitting(records)
         kinds = set(map(type, records))
-        if kinds.isdisjoint({list, dict}) and len(self._columns) == 1:
-            values = records
-        elif kinds == {list}:
-            if set(map(len, records)) != {len(self._columns)}:
-                return None
-            values = list(chain.from_iterable(records))
-        elif kinds == {dict}:
-            if set(map(len, records)) != {len(self._columns)}:
-                return None
-            try:
-                values = [record[name] for record in records for name in self._names]
-            except KeyError:
-                return None
-        else:
+        if kinds not in ({list}, {dict}) or set(map(len, records)) != {len(self._columns)}:
             return None
-        return self._fitting(values)
+        if kinds == {list}:
+            return self._fitting(list(chain.from_iterable(records)))
+        try:
+            return self._fitting([record[name] for record in records for name in self._names])
+        except KeyError:
+            return None
 
     def _fitting(self, values: list[Any]) -> Rows | None:
         """Return plain values as rows, or None if one of them isn't a number that fits."""
-        if not set(map(type, values)) <= _NUMBERS:
-            return None
         width = len(self._columns)
-        if any(set(map(type, values[at::width])) != {int} for at in self._integers):
+        kinds = set(map(type, values))
+        if not kinds <= _NUMBERS or not all(
+            kinds == {int} or set(map(type, values[at::width])) == {int} for at in self._integers
+        ):
             return None
         try:
             rows = np.array(values, dtype=np.float64).reshape(-1, width)
