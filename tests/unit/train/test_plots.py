@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from train import plots
 from train.data import load
@@ -23,6 +25,14 @@ LABELS = {
     "data": {"target": "kind"},
     "estimator": {"path": "sklearn.linear_model.LogisticRegression"},
 }
+
+
+def drawn(settings: TrainSettings) -> dict[str, Figure]:
+    """Fit a model and draw it."""
+    dataset = load(settings)
+    fitted = fit(settings, dataset.train.features, dataset.train.target)
+    measured = evaluate(fitted.model, dataset.test.features, dataset.test.target, settings.task)
+    return plots.draw(settings, dataset, fitted, measured)
 
 
 @pytest.mark.parametrize(
@@ -45,14 +55,42 @@ def test_each_task_has_its_pictures(
     names: set[str],
 ) -> None:
     """Every picture is a PNG of a size that can be read."""
-    settings = make_settings(table, **sections)
-    dataset = load(settings)
-    fitted = fit(settings, dataset.train.features, dataset.train.target)
-    measured = evaluate(fitted.model, dataset.test.features, dataset.test.target, settings.task)
-    figures = plots.draw(settings, dataset, fitted, measured)
+    figures = drawn(make_settings(table, **sections))
     assert set(figures) == names
     for name, figure in figures.items():
         plots.save(figure, str(tmp_path / name))
         content = (tmp_path / name).read_bytes()
         assert content.startswith(b"\x89PNG")
         assert int.from_bytes(content[16:20]) >= 800
+
+
+def test_many_labels_have_room_and_their_counts(
+    table: pd.DataFrame, make_settings: MakeSettings
+) -> None:
+    """With 25 labels the figure grows, and every cell still says how many rows it holds."""
+    rows = pd.concat([table.assign(a=table["a"] + 0.01 * n) for n in range(10)], ignore_index=True)
+    rows["kind"] = [f"category {row % 25:02d}" for row in range(len(rows))]
+    few = drawn(make_settings(table, **LABELS))["confusion_matrix.png"]
+    many = drawn(make_settings(rows, **LABELS | {"split": {"by": "random", "test_size": 0.25}}))
+    figure = many["confusion_matrix.png"]
+    assert figure.get_figwidth() > few.get_figwidth()
+    assert len(figure.axes[0].texts) == 25 * 25
+    assert figure.axes[0].get_xticklabels()[0].get_rotation() == 45
+    assert "150 held-out rows" in figure.axes[0].get_title(loc="left")
+
+
+def test_thousands_are_separated_and_crowds_are_translucent(
+    table: pd.DataFrame, make_settings: MakeSettings
+) -> None:
+    """Eight thousand rows of prices give a picture that can be read."""
+    generator = np.random.default_rng(4)
+    a = generator.normal(5, 2, 8_000)
+    rows = pd.DataFrame({"a": a, "b": -a, "y": 1e6 * a + generator.normal(size=len(a))})
+    split = {"by": "random", "test_size": 0.5}
+    axes = drawn(make_settings(rows, split=split))["predicted_against_actual.png"].axes[0]
+    assert axes.yaxis.get_major_formatter().format_ticks([0.0, 5e6])[1] == "5,000,000"
+    (dots,) = axes.collections
+    (line,) = axes.lines
+    assert (dots.get_alpha() or 1) < 0.5
+    assert line.get_zorder() > dots.get_zorder()
+    assert "4,000 held-out rows" in axes.get_title(loc="left")
