@@ -25,7 +25,7 @@ SIZE_INCHES, WIDE_INCHES = (7.0, 4.6), (9.0, 4.2)
 DOTS_PER_INCH = 150
 SMALLEST_TEXT_POINTS, LARGEST_TEXT_POINTS = 5.0, 10.0
 LONGEST_LEVEL_LABEL = 8
-LONGEST_LABEL = 24
+LONGEST_LABEL = 25
 MOST_LABELS_WRITTEN = 60
 MOST_SOLID_DOTS = 2_000
 
@@ -185,7 +185,9 @@ def _write_labels(axes: Axes, labels: list[str], cell_points: float) -> None:
 
 
 def _shorten(label: str) -> str:
-    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
+    """Cut the middle out: long labels often begin alike."""
+    end = LONGEST_LABEL // 2
+    return label if len(label) <= LONGEST_LABEL else f"{label[:end]}…{label[-end:]}"
 
 
 def _write_counts(
