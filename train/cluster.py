@@ -35,9 +35,11 @@ def connect(wait_s: float, environ: MutableMapping[str, str] = os.environ) -> It
         _probe(address)
     with ExitStack() as stack:
         if address == "local":
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-token-"))
-            _use_own_token(Path(folder), environ)
-        _init(address, wait_s)
+            folder = Path(stack.enter_context(_own_folder(environ)))
+            _use_own_token(folder, environ)
+            _init(address, wait_s, folder)
+        else:
+            _init(address, wait_s)
         import ray  # noqa: PLC0415  # reads the token's path when it is imported
 
         try:
@@ -117,6 +119,22 @@ def _probe(address: str) -> None:
         ) from error
 
 
+def _own_folder(environ: Mapping[str, str]) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for a local cluster's token, logs and sockets, deleted with the block.
+
+    A socket's path has 107 bytes at most, and Ray adds some 70: so the folder is not looked for
+    in TMPDIR, which may be long. Ray's processes may still write a last line while it is deleted.
+    Raises UnreachableError if it can't be made.
+    """
+    parent = environ.get("RAY_TMPDIR") or ("/tmp" if os.access("/tmp", os.W_OK) else None)
+    try:
+        return tempfile.TemporaryDirectory(prefix="ray-", dir=parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise UnreachableError(
+            f"no folder for the local Ray cluster ({error}): correct RAY_TMPDIR"
+        ) from error
+
+
 def _use_own_token(folder: Path, environ: MutableMapping[str, str]) -> None:
     """Keep a local cluster closed to others, without the token that Ray would put in the home."""
     tokens = (environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
@@ -129,7 +147,7 @@ def _use_own_token(folder: Path, environ: MutableMapping[str, str]) -> None:
     environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 
-def _init(address: str, wait_s: float) -> None:
+def _init(address: str, wait_s: float, folder: Path | None = None) -> None:
     import ray  # noqa: PLC0415
 
     # A port that accepts and then says nothing holds `ray.init` in native code, which no
@@ -144,6 +162,7 @@ def _init(address: str, wait_s: float) -> None:
             logging_level=logging.ERROR,
             # To be given for a cluster of one's own only; None leaves it open.
             include_dashboard=False if address == "local" else None,
+            _temp_dir=str(folder) if folder else None,
         )
     except Exception as error:  # a start that fails raises plain Exception, among others
         reason = str(error).strip().splitlines()[0]
