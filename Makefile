@@ -12,8 +12,7 @@ LOCK_SUM := $(shell cat requirements.lock | cksum | tr -d ' ')
 DEV_SUM := $(shell cat requirements.lock requirements-dev.lock | cksum | tr -d ' ')
 INSTALLED := $(VENV)/.installed-$(LOCK_SUM)
 DEV_INSTALLED := $(VENV)/.installed-dev-$(DEV_SUM)
-# Python compiles what it imports; compiling everything at once would double the time.
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --require-hashes
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -45,7 +44,7 @@ stop: $(INSTALLED) ## stop what `make run` started here
 	@exec $(BIN)/python -m launcher stop
 
 test: lint ## everything: lint, types, all tests
-	$(BIN)/python -m pytest -m "not system"
+	$(BIN)/python -m pytest -m "not system" --durations=15
 
 test-system: $(DEV_INSTALLED) ## the long forms of the fault, load and rollout tests
 	$(BIN)/python -m pytest -m system
