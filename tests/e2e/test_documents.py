@@ -66,14 +66,14 @@ def blocks(language: str) -> list[Block]:
 
 
 def commands() -> list[tuple[str, str]]:
-    """Every command line, with the document that has it."""
-    found = []
+    """Every command line once, with the first document that has it."""
+    found: dict[str, str] = {}
     for block in blocks("sh"):
         joined = block.text.replace("\\\n", " ")
         for line in joined.splitlines():
             if line.strip() and not line.startswith("#"):
-                found.append((block.document.name, line.strip()))
-    return found
+                found.setdefault(line.strip(), block.document.name)
+    return [(document, command) for command, document in found.items()]
 
 
 def moved(text: str, service: Running) -> str:

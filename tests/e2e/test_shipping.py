@@ -90,6 +90,7 @@ def test_the_image_serves_its_model_and_leaves_nothing_at_sigterm(
     assert files_outside_var(image) == before
 
 
+@pytest.mark.system
 def test_the_services_of_compose_work_together(
     image: Container, model_stage: Container, ports: Environ
 ) -> None:

@@ -143,6 +143,7 @@ class HangingServer(http.server.ThreadingHTTPServer):
         self.ended = threading.Event()
 
 
+@pytest.mark.system
 def test_a_server_that_is_well_but_hangs_is_out_of_reach_within_30_s(tmp_path: Path) -> None:
     """`serve_app check` ends with 4."""
     with HangingServer() as server:
@@ -240,6 +241,7 @@ def test_what_cannot_be_served_fails_the_start_with_one_line_in_time(
     assert not (root / "var" / "run.json").exists()
 
 
+@pytest.mark.system
 @pytest.mark.timeout(200)
 def test_a_champion_that_may_not_be_loaded_fails_the_deployment_with_one_line(
     mlflow_server: str, client: MlflowClient, tmp_path: Path, free_port: Callable[[], int]
@@ -253,6 +255,7 @@ def test_a_champion_that_may_not_be_loaded_fails_the_deployment_with_one_line(
     assert not (root / "var" / "run.json").exists()
 
 
+@pytest.mark.system
 @pytest.mark.timeout(200)
 def test_plain_serve_run_works_without_launcher_and_environment(
     mlflow_server: str, client: MlflowClient, tmp_path: Path, free_port: Callable[[], int]

@@ -244,6 +244,7 @@ def test_local_cluster_gives_the_same_weights_and_leaves_the_home_alone(
     assert not (home / ".ray").exists()
 
 
+@pytest.mark.system
 def test_job_that_died_before_the_promotion_is_finished_by_the_next(
     train: Train, write_config: WriteConfig, mlflow_client: MlflowClient
 ) -> None:
