@@ -51,6 +51,13 @@ def build(args: dict[str, Any]) -> Application:
     except (SettingsError, MlflowUnreachableError, ModelError) as error:
         raise CannotStartError(str(error)) from None
     worker = _MODEL_WORKER.bind(version, chosen)
-    served = ServedModel(version, model.signature, model.example, model.classes)
+    served = ServedModel(
+        version,
+        model.signature,
+        model.example,
+        model.classes,
+        model.labels,
+        model.predict(model.example).values.dtype.kind,
+    )
     application: Application = _INGRESS.bind(worker, served, chosen)
     return application

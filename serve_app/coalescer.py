@@ -15,7 +15,7 @@ import numpy as np
 
 from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedError
 from serve_app.predictions import Predictions, concatenate
-from serve_app.records import Rows
+from serve_app.rows import Rows
 
 Call = Callable[[Rows, tuple[int, ...]], Awaitable[Predictions]]
 """(rows, row counts of the requests in them) -> one outcome a row."""

@@ -10,6 +10,9 @@ import orjson
 from starlette.responses import Response
 
 PROBLEM: Final = "application/problem+json"
+MAX_REPORTED_ERRORS: Final = 20
+ECHOED: Final = 100
+"""Most characters of a client's own text that an error repeats."""
 
 
 class ServeError(Exception):
@@ -31,8 +34,8 @@ class ServeError(Exception):
         self.errors = errors
         self.headers = dict(headers or {})
 
-    def body(self) -> bytes:
-        """Return the problem document."""
+    def body(self, members: Mapping[str, Any] | None = None) -> bytes:
+        """Return the problem document, with `members` that a protocol's clients look for."""
         problem: dict[str, Any] = {
             "type": f"urn:endeavour:problem:{self.code}",
             "title": self.title,
@@ -42,17 +45,40 @@ class ServeError(Exception):
         }
         if self.errors:
             problem["errors"] = list(self.errors)
-        return orjson.dumps(problem)
+        return orjson.dumps({**problem, **members} if members else problem)
 
-    def response(self) -> Response:
-        """Return the whole HTTP answer."""
-        return Response(self.body(), self.status, self.headers, PROBLEM)
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the answer's headers as ASGI has them, but for its length."""
+        own = [(name.encode(), value.encode()) for name, value in self.headers.items()]
+        return [(b"content-type", PROBLEM.encode()), *own]
+
+    def response(self, members: Mapping[str, Any] | None = None) -> Response:
+        """Return the whole HTTP answer, with `members` as in `body`."""
+        return Response(self.body(members), self.status, self.headers, PROBLEM)
 
 
 class MalformedBodyError(ServeError):
     """The body isn't JSON in UTF-8."""
 
     status, code, title = 400, "malformed_json", "The body is not valid JSON"
+
+
+class MalformedCsvError(ServeError):
+    """The body isn't CSV in UTF-8 with a header row."""
+
+    status, code, title = 400, "malformed_csv", "The body is not valid CSV"
+
+
+class MalformedArrowError(ServeError):
+    """The body isn't an Arrow stream, or has a feature of it that is not read here."""
+
+    status, code, title = 400, "malformed_arrow", "The body is not an Arrow stream that can be read"
+
+
+class MalformedTensorsError(ServeError):
+    """The body is JSON, but no inference request, or its tensors aren't what it says of them."""
+
+    status, code, title = 400, "malformed_tensors", "The body is not a valid inference request"
 
 
 class MalformedHeaderError(ServeError):
@@ -79,6 +105,12 @@ class MethodNotAllowedError(ServeError):
     status, code, title = 405, "method_not_allowed", "This route takes another method"
 
 
+class NotAcceptableError(ServeError):
+    """The client takes no media type that the answer can have."""
+
+    status, code, title = 406, "not_acceptable", "The answer has no media type that you accept"
+
+
 class BodyTimeoutError(ServeError):
     """The body was not there in time; the connection is closed, as the rest may still come."""
 
@@ -93,6 +125,9 @@ class BodyTooLargeError(ServeError):
 
     status, code, title = 413, "too_large", "The request is too large"
 
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"connection": "close"})  # the rest is not read
+
 
 class UnsupportedMediaTypeError(ServeError):
     """The body's type, charset or encoding isn't one that is read here."""
@@ -104,6 +139,12 @@ class InvalidRecordsError(ServeError):
     """The body is JSON, but not the records that the model's signature asks for."""
 
     status, code, title = 422, "invalid_records", "The records don't fit the model's signature"
+
+
+class UnknownOutputError(ServeError):
+    """An inference request asks for an output that the model doesn't have."""
+
+    status, code, title = 422, "unknown_output", "The model has no such output"
 
 
 class UnpredictableRecordsError(ServeError):

@@ -1,17 +1,20 @@
 """Ingress: the deployment that answers HTTP and sends coalesced rows to the workers."""
 
 import asyncio
+import time
 from functools import partial
 from typing import Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Scope
 
-from serve_app import routes
+from serve_app import routes, scaling
 from serve_app.coalescer import Coalescer
+from serve_app.endpoint import Limits
 from serve_app.errors import NotReadyError
-from serve_app.records import Rows
+from serve_app.rows import Rows
 from serve_app.served import ServedModel
 from serve_app.settings import Settings
 from serve_app.workers import Workers
@@ -19,6 +22,19 @@ from serve_app.workers import Workers
 READY_TIMEOUT_S = 5.0
 MAX_CALL_BYTES = 2 * 2**20
 """Serve's gRPC between replicas takes 4 MiB a message by default; stay well below."""
+
+
+class ProcessorShare:
+    """How much of a processor this process has used. Times are in seconds."""
+
+    def __init__(self, now: float, used_s: float) -> None:
+        self._since, self._used_s = now, used_s
+
+    def take(self, now: float, used_s: float) -> float:
+        """Return the share since the last call, 0 to 1, and start anew."""
+        share = (used_s - self._used_s) / max(now - self._since, 1e-9)
+        self._since, self._used_s = now, used_s
+        return min(share, 1.0)
 
 
 @serve.ingress()
@@ -29,7 +45,8 @@ class Ingress:
         self, workers: DeploymentHandle[Any], model: ServedModel, settings: Settings
     ) -> None:
         self._example = model.example
-        asked = Workers(workers)
+        self._processor = ProcessorShare(time.monotonic(), time.process_time())
+        self._workers = asked = Workers(workers)
         limits, dispatch = settings.limits, settings.dispatch
         row_bytes = 8 * max(len(model.signature.columns), len(model.classes or ()))
         self._coalescers = {
@@ -44,18 +61,28 @@ class Ingress:
             )
             for wants_probabilities in (False, True)
         }
-        self._service = routes.Service(
+        service = routes.Service(
             model=model,
             predict=self._predict,
             check=self._check,
-            max_body_bytes=limits.max_body_bytes,
+            limits=Limits(limits.max_body_bytes, limits.body_timeout_s),
             max_batch_records=limits.max_batch_records,
-            body_timeout_s=limits.body_timeout_s,
         )
+
+        self._application = routes.application(service)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Return the routes; called by Serve after the constructor."""
-        return routes.application(self._service)
+        self._workers.follow()
+        return self._application
+
+    def endpoint(self, scope: Scope) -> ASGIApp | None:
+        """Return what answers this request without Serve's own steps; asked by `front.Front`."""
+        return self._application.endpoint(scope)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what `scaling.ingress_policy` decides by; called by Serve."""
+        return {scaling.BUSY_SHARE: self._processor.take(time.monotonic(), time.process_time())}
 
     def _predict(self, rows: Rows, wants_probabilities: bool) -> Any:
         return self._coalescers[wants_probabilities].predict(rows)

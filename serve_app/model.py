@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.predictions import Predictions
-from serve_app.records import Rows
+from serve_app.rows import Rows, frame
 from serve_app.signature import Signature
 
 NO_FINITE_ANSWER = "the model gives no finite number for this record"
@@ -32,17 +32,30 @@ class Model:
             return None
         return tuple(str(label) for label in self.estimator.classes_)
 
+    @property
+    def labels(self) -> tuple[Any, ...] | None:
+        """All that a classifier predicts, as JSON has it; None for a model of numbers."""
+        if not hasattr(self.estimator, "classes_"):
+            return None
+        return tuple(np.asarray(self.estimator.classes_).tolist())
+
     def predict(self, rows: Rows, sizes: Sequence[int] = ()) -> Predictions:
         """Return a label or a number for each row.
 
         `sizes` are the row counts of the requests that make up `rows`; () is one request.
         """
-        return _predict(self.estimator.predict, rows, sizes, ())
+        return _predict(self._taking_rows(self.estimator.predict), rows, sizes, ())
 
     def probabilities(self, rows: Rows, sizes: Sequence[int] = ()) -> Predictions:
         """Return the classes' probabilities for each row, shape (records, classes)."""
         width = (len(self.estimator.classes_),)
-        return _predict(self.estimator.predict_proba, rows, sizes, width)
+        predict = self._taking_rows(self.estimator.predict_proba)
+        return _predict(predict, rows, sizes, width)
+
+    def _taking_rows(self, predict: "Predict") -> "Predict":
+        if self.signature.is_numeric:
+            return predict
+        return lambda rows: predict(frame(rows, self.signature.columns))
 
 
 @contextlib.contextmanager

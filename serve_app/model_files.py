@@ -16,7 +16,7 @@ from contract import model_types, names
 from serve_app import model_check, signature
 from serve_app.model import Model
 from serve_app.model_errors import ModelError, UnservableModelError
-from serve_app.records import Rows
+from serve_app.rows import Rows
 
 MLMODEL: Final = "MLmodel"
 _BESIDE: Final = frozenset({names.EXPORT_FILE, "registered_model_meta"})

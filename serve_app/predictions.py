@@ -24,6 +24,10 @@ class Predictions:
         return Predictions(self.values[start:end], errors)
 
 
+NO_ROWS = Predictions(np.empty(0))
+"""The outcome of no rows."""
+
+
 def concatenate(parts: Sequence[Predictions]) -> Predictions:
     """Return the outcomes of several row blocks as one, in order."""
     errors: dict[int, str] = {}

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from serve_app.records import Rows
+from serve_app.rows import Rows
 from serve_app.signature import Signature
 
 
@@ -31,3 +32,7 @@ class ServedModel:
     """A record that the model is known to take, shape (1, features)."""
     classes: tuple[str, ...] | None
     """Labels of a classifier that gives probabilities, in their order; None otherwise."""
+    labels: tuple[Any, ...] | None = None
+    """All that a classifier predicts, as JSON has it; None for a model that predicts numbers."""
+    result_type: str = "f"
+    """Kind of numpy's dtype that the model predicts for its example."""

@@ -9,6 +9,7 @@ from serve_app.model_errors import UnservableModelError
 
 NUMERIC_TYPES: Final = frozenset({"double", "float", "long", "integer"})
 INTEGER_TYPES: Final = frozenset({"long", "integer"})
+TYPES: Final = NUMERIC_TYPES | {"boolean", "string"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Column:
         """Whether only whole numbers fit."""
         return self.type in INTEGER_TYPES
 
+    @property
+    def is_numeric(self) -> bool:
+        """Whether it holds numbers, and not text or truth values."""
+        return self.type in NUMERIC_TYPES
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -35,11 +41,17 @@ class Signature:
         """The columns' names, in order."""
         return tuple(column.name for column in self.columns)
 
+    @property
+    def is_numeric(self) -> bool:
+        """Whether every column holds numbers, so that rows are a plain matrix."""
+        return all(column.is_numeric for column in self.columns)
+
 
 def from_mlmodel(mlmodel: Mapping[str, Any]) -> Signature:
     """Return the signature that an `MLmodel` mapping holds.
 
-    Raises UnservableModelError if there is none, or if it has unnamed or non-numeric columns.
+    Raises UnservableModelError if there is none, or if it has unnamed columns or types that are
+    not served.
     """
     try:
         specs = json.loads(mlmodel["signature"]["inputs"])
@@ -51,9 +63,9 @@ def from_mlmodel(mlmodel: Mapping[str, Any]) -> Signature:
     if not columns:
         raise UnservableModelError("the model's signature has no input columns")
     for column in columns:
-        if column.type not in NUMERIC_TYPES:
+        if column.type not in TYPES:
             raise UnservableModelError(
                 f"column {column.name!r} is of type {column.type}: "
-                f"only {', '.join(sorted(NUMERIC_TYPES))} are served"
+                f"only {', '.join(sorted(TYPES))} are served"
             )
     return Signature(columns)

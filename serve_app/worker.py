@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from typing import Any
 
 import numpy as np
+import ray
 from ray import serve
 
 from serve_app import registry, scaling
+from serve_app.channel import Address, Server
+from serve_app.pace import Pace
 from serve_app.predictions import Predictions
-from serve_app.records import Rows
+from serve_app.rows import Rows
 from serve_app.served import ServedVersion
 from serve_app.settings import Settings
 
@@ -52,6 +56,11 @@ class Recorder:
         finally:
             self._queued_rows -= rows
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the model has a batch."""
+        return self._busy_since is not None
+
     def begin(self, now: float) -> None:
         """Note that the model starts on a batch."""
         self._busy_since = now
@@ -85,8 +94,23 @@ class ModelWorker:
         self._model = registry.load(version, settings)
         # One thread: the model computes off the event loop, which goes on answering Serve.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._pace = Pace()
         self._recorder = Recorder(time.monotonic())
-        self._max_batch_age_s = DEADLINES_PER_BATCH * settings.limits.deadline_s
+        self._deadline_s = settings.limits.deadline_s
+        self._server = Server(self.predict)
+        self._address: Address | None = None
+
+    async def address(self) -> Address:
+        """Return where ingresses reach this worker without Serve's own calls."""
+        if self._address is None:
+            host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+            self._address = (host, await self._server.start(host), self._server.secret)
+        return self._address
+
+    def __del__(self) -> Any:
+        """Return what answers the calls under way, if there are any; Serve awaits it at the end."""
+        server: Server | None = getattr(self, "_server", None)
+        return server.close(self._deadline_s) if server is not None and server.is_busy else None
 
     async def predict(
         self, rows: Rows, sizes: tuple[int, ...], wants_probabilities: bool = False
@@ -95,9 +119,12 @@ class ModelWorker:
 
         `sizes` are the row counts of the requests in `rows`, which fail each by itself.
         """
+        call = Call(rows, sizes, wants_probabilities)
+        if self._pace.is_quick(len(rows)) and not self._recorder.is_busy:
+            return self._predict_all([call], len(rows))[0]
         # Counted down here: a call that is cancelled while it waits never reaches `_batch`.
         with self._recorder.queued(len(rows)):
-            answer: Predictions = await self._batch(Call(rows, sizes, wants_probabilities))
+            answer: Predictions = await self._batch(call)
             return answer
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -107,7 +134,7 @@ class ModelWorker:
     async def check_health(self) -> None:
         """Raise if the model hangs; called by Serve, which then replaces this worker."""
         age_s = self._recorder.batch_age_s(time.monotonic())
-        if age_s > self._max_batch_age_s:
+        if age_s > DEADLINES_PER_BATCH * self._deadline_s:
             raise RuntimeError(f"the model has been busy with one batch for {age_s:.0f} s")
 
     @serve.batch(max_batch_size=MAX_CALLS_PER_BATCH, batch_wait_timeout_s=0)
@@ -116,11 +143,13 @@ class ModelWorker:
 
     async def _answers(self, calls: list[Call]) -> list[Predictions]:
         """Predict the calls that wait, all of one kind at once."""
+        rows = sum(len(call.rows) for call in calls)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._predict_all, calls)
+        return await loop.run_in_executor(self._thread, self._predict_all, calls, rows)
 
-    def _predict_all(self, calls: list[Call]) -> list[Predictions]:
-        self._recorder.begin(time.monotonic())
+    def _predict_all(self, calls: list[Call], rows: int) -> list[Predictions]:
+        begun = time.monotonic()
+        self._recorder.begin(begun)
         try:
             kinds: dict[bool, list[int]] = defaultdict(list)
             for at, call in enumerate(calls):
@@ -131,7 +160,9 @@ class ModelWorker:
                 answers.update(zip(indexes, self._outcomes(kind, wants_probabilities), strict=True))
             return [answers[at] for at in range(len(calls))]
         finally:
-            self._recorder.end(time.monotonic())
+            ended = time.monotonic()
+            self._recorder.end(ended)
+            self._pace.note(rows, ended - begun)
 
     def _outcomes(self, calls: list[Call], wants_probabilities: bool) -> list[Predictions]:
         predict = self._model.probabilities if wants_probabilities else self._model.predict

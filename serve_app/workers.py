@@ -1,21 +1,56 @@
 """The workers as the ingress sees them: rows out, predictions or one of our own errors back."""
 
 import asyncio
-from typing import Any
+import contextvars
+import logging
+from typing import Any, Final
 
 from ray.exceptions import RayActorError, RayError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
+from serve_app.channel import CallFailedError, LineLostError, Lines
 from serve_app.errors import NotReadyError, OverloadedError
 from serve_app.predictions import Predictions
-from serve_app.records import Rows
+from serve_app.rows import Rows
+
+logger = logging.getLogger("ray.serve")
+
+FOLLOW_PERIOD_S: Final = 1.0
+FOLLOW_TIMEOUT_S: Final = 5.0
 
 
 class Workers:
-    """Calls to the ModelWorker deployment through its `handle`."""
+    """Calls to the ModelWorker deployment: over a line to one of its workers, or Serve's `handle`.
 
-    def __init__(self, handle: Any) -> None:
+    Lines are quick; the handle knows how to wait for a worker, and is what is left while there is
+    no line. Must be made and used on one event loop.
+    """
+
+    def __init__(self, handle: Any, lines: Lines | None = None) -> None:
         self._handle = handle
+        self._lines = lines or Lines()
+        self._following: asyncio.Task[None] | None = None
+
+    def follow(self) -> None:
+        """Begin to keep lines to all workers that run, until the process ends."""
+        if self._following is None:
+            loop = asyncio.get_running_loop()
+            # An empty context: this outlives the request that happens to be the first.
+            self._following = loop.create_task(self._follow(), context=contextvars.Context())
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                found = await self._handle.broadcast("address").results_async(
+                    timeout_s=FOLLOW_TIMEOUT_S, return_exceptions=True
+                )
+                addresses = [one for one in found if isinstance(one, tuple)]
+                await self._lines.follow(addresses, FOLLOW_TIMEOUT_S)
+            except (RayError, RayServeException, TimeoutError, OSError) as error:
+                logger.debug("no news of the workers: %s", error)
+            except Exception:
+                logger.exception("no news of the workers")
+            await asyncio.sleep(FOLLOW_PERIOD_S)
 
     async def predict(
         self, rows: Rows, sizes: tuple[int, ...], wants_probabilities: bool
@@ -25,6 +60,19 @@ class Workers:
         A prediction is idempotent, so a call that died with its worker is made once more. Raises
         OverloadedError, NotReadyError.
         """
+        line = self._lines.pick()
+        if line is not None:
+            try:
+                return await line.call(rows, sizes, wants_probabilities)
+            except CallFailedError as error:
+                raise NotReadyError("the model worker did not answer: try again later") from error
+            except LineLostError:
+                pass
+        return await self._by_handle(rows, sizes, wants_probabilities)
+
+    async def _by_handle(
+        self, rows: Rows, sizes: tuple[int, ...], wants_probabilities: bool
+    ) -> Predictions:
         try:
             try:
                 return await self._ask(rows, sizes, wants_probabilities)

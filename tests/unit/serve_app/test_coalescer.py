@@ -10,7 +10,7 @@ import pytest
 from serve_app.coalescer import Coalescer
 from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedError
 from serve_app.predictions import Predictions
-from serve_app.records import Rows
+from serve_app.rows import Rows
 
 Call = Callable[[Rows, tuple[int, ...]], Awaitable[Predictions]]
 

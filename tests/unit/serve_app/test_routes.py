@@ -11,7 +11,7 @@ from starlette.types import Message
 
 from serve_app.errors import PROBLEM, NotReadyError, OverloadedError
 from serve_app.predictions import Predictions
-from serve_app.records import Rows
+from serve_app.rows import Rows
 from serve_app.routes import Service, application
 from serve_app.served import ServedModel, ServedVersion
 from serve_app.signature import Column, Signature

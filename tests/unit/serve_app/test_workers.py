@@ -9,6 +9,7 @@ from ray.exceptions import ActorDiedError, RayTaskError, TaskCancelledError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from serve_app.channel import CallFailedError, LineLostError, Lines
 from serve_app.errors import NotReadyError, OverloadedError
 from serve_app.predictions import Predictions
 from serve_app.workers import Workers
@@ -54,9 +55,9 @@ class Handle:
         return self.responses[self.calls - 1]
 
 
-def ask(handle: Handle) -> Predictions:
+def ask(handle: Handle, lines: Lines | None = None) -> Predictions:
     """Predict one row."""
-    return asyncio.run(Workers(handle).predict(ROWS, (1,), False))
+    return asyncio.run(Workers(handle, lines).predict(ROWS, (1,), False))
 
 
 def test_a_call_that_died_with_its_worker_is_made_once_more() -> None:
@@ -81,6 +82,42 @@ def test_what_ray_raises_is_not_ready_and_never_500(outcomes: tuple[Exception, .
     """The client is told to try again later."""
     with pytest.raises(NotReadyError):
         ask(Handle(*outcomes))
+
+
+class OneLine(Lines):
+    """Lines of which one is open, that answers or raises."""
+
+    def __init__(self, outcome: Predictions | Exception) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+    def pick(self) -> Any:
+        """Give the line."""
+        return self
+
+    async def call(self, *arguments: object) -> Predictions:
+        """Answer a call."""
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+def test_a_line_is_taken_before_the_handle() -> None:
+    """It is the quicker way."""
+    answer = Predictions(np.ones(1))
+    assert ask(Handle(), OneLine(answer)) is answer
+
+
+def test_a_call_whose_line_was_lost_goes_by_the_handle() -> None:
+    """Which knows how to wait for another worker."""
+    answer = Predictions(np.ones(1))
+    assert ask(Handle(answer), OneLine(LineLostError())) is answer
+
+
+def test_a_worker_that_cannot_answer_is_not_ready() -> None:
+    """Asking again would end the same way."""
+    with pytest.raises(NotReadyError):
+        ask(Handle(), OneLine(CallFailedError("MemoryError")))
 
 
 def test_full_queues_are_overload() -> None:

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from serve_app.errors import PROBLEM
-from serve_app.headers import middlewares
+from serve_app.front import middlewares
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
