@@ -1,6 +1,7 @@
 """Ingress: the deployment that answers HTTP and sends coalesced rows to the workers."""
 
 import asyncio
+import os
 import time
 from functools import partial
 from typing import Any
@@ -47,6 +48,7 @@ class Ingress:
         self._example = model.example
         self._processor = ProcessorShare(time.monotonic(), time.process_time())
         self._workers = asked = Workers(workers)
+        self._has_lines = settings.dispatch.lines and os.environ.get("RAY_USE_TLS") != "1"
         limits, dispatch = settings.limits, settings.dispatch
         row_bytes = 8 * max(len(model.signature.columns), len(model.classes or ()))
         self._coalescers = {
@@ -73,7 +75,8 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Return the routes; called by Serve after the constructor."""
-        self._workers.follow()
+        if self._has_lines:
+            self._workers.follow()
         return self._application
 
     def endpoint(self, scope: Scope) -> ASGIApp | None:

@@ -40,6 +40,11 @@ class Dispatch(strict.Strict):
     max_calls_under_way: PositiveInt = Field(
         default=2, description="Calls that one ingress has under way at once"
     )
+    lines: bool = Field(
+        default=True,
+        description="Rows go to the workers over connections of our own, which aren't encrypted; "
+        "false: by Serve's slower calls, as with RAY_USE_TLS=1",
+    )
 
 
 class Settings(strict.Strict):
