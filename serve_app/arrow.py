@@ -15,9 +15,10 @@ from pyarrow import types
 
 from serve_app import arrow_messages, media
 from serve_app.errors import ECHOED, InvalidRecordsError, MalformedArrowError
+from serve_app.faults import Selection
 from serve_app.predictions import Predictions
 from serve_app.question import Answer
-from serve_app.records import RecordReader, Selection
+from serve_app.records import RecordReader
 from serve_app.rows import Rows
 from serve_app.signature import Column
 

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.errors import ECHOED, InvalidRecordsError, MalformedTensorsError
-from serve_app.records import Fault, invalid, kind
+from serve_app.faults import Fault, invalid
+from serve_app.strict_json import kind
 
 Values = npt.NDArray[Any] | list[str]
 """Strings of a BYTES tensor are a list, all else an array of the datatype's own dtype."""
