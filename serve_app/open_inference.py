@@ -16,13 +16,12 @@ from serve_app import media, open_inference_request
 from serve_app import open_inference_tensors as tensors
 from serve_app.errors import ECHOED, InvalidRecordsError, ServeError, UnknownOutputError
 from serve_app.open_inference_request import HEADER, Tensor, Wanted
-from serve_app.open_inference_tensors import Values
+from serve_app.open_inference_tensors import Form
 from serve_app.predictions import Predictions
 from serve_app.question import Answer, Head, Question
 from serve_app.records import RecordReader
 from serve_app.rows import Rows
 from serve_app.served import ServedModel
-from serve_app.signature import Column
 
 PREDICT: Final = "predict"
 PREDICT_PROBA: Final = "predict_proba"
@@ -36,7 +35,15 @@ _DATATYPES: Final = {
     "string": tensors.BYTES,
 }
 _NUMBERS: Final = "fiu"
-_KINDS: Final = {"FP64": "fiu", "FP32": "fiu", "INT64": "iu", "INT32": "iu", "BOOL": "b"}
+_KINDS: Final = {
+    "double": _NUMBERS,
+    "float": _NUMBERS,
+    "long": "iu",
+    "integer": "iu",
+    "boolean": "b",
+    "string": "O",
+}
+"""Kinds of numpy's that a column takes."""
 
 
 def members(error: ServeError) -> Mapping[str, Any]:
@@ -59,13 +66,14 @@ class OpenInference:
         self._reader = reader
         self._model = model
         self._columns = {column.name: column for column in model.signature.columns}
+        self._most_values = 32 + 2 * (reader.max_records + 8) * len(self._columns)  # nested, named
         self._outputs = (PREDICT,) if model.classes is None else (PREDICT, PREDICT_PROBA)
 
     def infer(self, head: Head, body: bytes) -> Question:
         """Read an inference request."""
-        request = open_inference_request.read(
-            body, head.headers.get(HEADER), is_binary=head.accepted == media.OCTETS
-        )
+        is_binary = head.accepted == media.OCTETS
+        header = head.headers.get(HEADER)
+        request = open_inference_request.read(body, header, is_binary, self._most_values)
         outputs = request.outputs or [Wanted(PREDICT, request.is_binary)]
         for output in outputs:
             if output.name not in self._outputs:
@@ -97,38 +105,47 @@ class OpenInference:
         }
 
     def _rows(self, inputs: Sequence[Tensor]) -> Rows:
-        if len(inputs) == 1 and self._is_matrix(inputs[0]):
-            return self._reader.rows_of_matrix(_numbers(inputs[0]))
+        """Return the rows; values are looked at only if shapes and datatypes are right."""
+        if len(inputs) == 1 and self._is_matrix(inputs[0].form):
+            return self._matrix(inputs[0])
         if len(inputs) == 1 and inputs[0].form.name not in self._columns:
-            raise self._unknown(inputs[0])
+            raise self._unknown(inputs[0].form)
+        self._reader.check_names([tensor.form.name for tensor in inputs])
+        for tensor in inputs:
+            self._check_column(tensor.form)
         return self._reader.rows_of_columns(
-            {tensor.form.name: self._values(tensor) for tensor in inputs}
+            {tensor.form.name: tensor.values() for tensor in inputs}
         )
 
-    def _is_matrix(self, tensor: Tensor) -> bool:
+    def _is_matrix(self, form: Form) -> bool:
         """Whether a tensor, which is the only one, holds all columns."""
-        shape = tensor.form.shape
-        is_wide = len(shape) == 2 and shape[1] == len(self._columns)  # noqa: PLR2004
+        is_wide = form.shape[1:] == (len(self._columns),)
         return is_wide and self._model.signature.is_numeric
 
-    def _values(self, tensor: Tensor) -> Values:
-        """Return one column's values; those of an unknown column as they are."""
-        column, form = self._columns.get(tensor.form.name), tensor.form
-        if column is None:
-            return tensor.values
-        if form.shape not in ((form.size,), (form.size, 1)):
+    def _matrix(self, tensor: Tensor) -> Rows:
+        form = tensor.form
+        if tensors.DTYPES[form.datatype].kind not in _NUMBERS:
             raise InvalidRecordsError(
-                f"input {form.name[:ECHOED]!r} must have the shape [n] or [n, 1], "
-                f"got {list(form.shape)}"
+                f"input {form.name[:ECHOED]!r} must be of numbers, as FP64, got {form.datatype}"
             )
-        if tensors.DTYPES[form.datatype].kind not in _kinds(column):
-            raise InvalidRecordsError(
-                f"input {form.name[:ECHOED]!r} is {_DATATYPES[column.type]}, got {form.datatype}"
-            )
-        return tensor.values
+        self._reader.check_count(form.shape[0])
+        return self._reader.rows_of_matrix(np.reshape(tensor.values(), form.shape))
 
-    def _unknown(self, tensor: Tensor) -> InvalidRecordsError:
-        count, form = len(self._columns), tensor.form
+    def _check_column(self, form: Form) -> None:
+        """Raise InvalidRecordsError unless a tensor can hold the column that it's named as."""
+        column, name = self._columns[form.name], form.name[:ECHOED]
+        if form.shape[1:] not in ((), (1,)):
+            raise InvalidRecordsError(
+                f"input {name!r} must have the shape [n] or [n, 1], got {list(form.shape)}"
+            )
+        if tensors.DTYPES[form.datatype].kind not in _KINDS[column.type]:
+            raise InvalidRecordsError(
+                f"input {name!r} is {_DATATYPES[column.type]}, got {form.datatype}"
+            )
+        self._reader.check_count(form.shape[0])
+
+    def _unknown(self, form: Form) -> InvalidRecordsError:
+        count = len(self._columns)
         ways = "send one tensor of shape [n] for each column, named as it is"
         if self._model.signature.is_numeric:
             ways += f", or one tensor of numbers of shape [n, {count}]"
@@ -170,17 +187,3 @@ def _written(output: Wanted, values: npt.NDArray[Any], contents: list[bytes]) ->
     else:
         tensor["data"] = tensors.to_json(values)
     return tensor
-
-
-def _numbers(tensor: Tensor) -> npt.NDArray[Any]:
-    values, form = tensor.values, tensor.form
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in _NUMBERS:
-        raise InvalidRecordsError(
-            f"input {form.name[:ECHOED]!r} must be of numbers, as FP64, got {form.datatype}"
-        )
-    return values.reshape(form.shape)
-
-
-def _kinds(column: Column) -> str:
-    """Return the numpy kinds of the datatypes that a column takes."""
-    return _KINDS.get(_DATATYPES[column.type], "O")

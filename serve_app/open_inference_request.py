@@ -8,7 +8,7 @@ from serve_app import open_inference_tensors as tensors
 from serve_app import strict_json
 from serve_app.errors import ECHOED, MalformedHeaderError, MalformedTensorsError
 from serve_app.open_inference_tensors import Form, Values
-from serve_app.records import kind
+from serve_app.strict_json import kind
 
 HEADER: Final = b"inference-header-content-length"
 """Says how many bytes the JSON document has; the rest of the body are binary tensors."""
@@ -21,10 +21,19 @@ _REFUSED: Final = ("shared_memory_region", "classification")
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """An input."""
+    """An input, not looked at yet."""
 
     form: Form
-    values: Values
+    data: Any
+    """Its values in JSON."""
+    content: memoryview | None
+    """Its values as bytes, instead of `data`."""
+
+    def values(self) -> Values:
+        """Return the values. Raises MalformedTensorsError, InvalidRecordsError."""
+        if self.content is None:
+            return tensors.from_json(self.form, self.data)
+        return tensors.from_bytes(self.form, self.content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +56,14 @@ class Request:
     """Whether an output that says nothing is to be binary."""
 
 
-def read(body: bytes, json_bytes: bytes | None, is_binary: bool) -> Request:
-    """Return the request in `body`.
+def read(body: bytes, json_bytes: bytes | None, is_binary: bool, most_values: int) -> Request:
+    """Return the request in `body`, whose document holds no more than `most_values`.
 
     `json_bytes` is the header HEADER's value; `is_binary` holds if the request doesn't say. Raises
-    MalformedBodyError, MalformedHeaderError, MalformedTensorsError, and InvalidRecordsError for
-    values that their datatype doesn't hold.
+    MalformedBodyError, MalformedHeaderError, MalformedTensorsError, BodyTooLargeError.
     """
     end = len(body) if json_bytes is None else _json_end(json_bytes, len(body))
-    document = _object(strict_json.loads_unique(body[:end]), "the body")
+    document = _object(strict_json.loads_unique(body[:end], most_values), "the body")
     _check_fields(document, ("id", "parameters", "inputs", "outputs"), "the body")
     parameters = _parameters(document, "the body")
     is_binary = _boolean(parameters, "binary_data_output", is_binary)
@@ -86,26 +94,22 @@ def _id(value: Any) -> str | None:
 def _inputs(listed: Any, content: memoryview) -> list[Tensor]:
     """Return the tensors; `content` are the bytes of the binary ones, in their order."""
     found: list[Tensor] = []
-    at = 0
     for one in _named(listed, "inputs"):
         where = f"tensor {one['name'][:ECHOED]!r}"
         _check_fields(one, ("name", "shape", "datatype", "parameters", "data"), where)
         form = Form(one["name"], _datatype(one, where), _shape(one, where))
-        size = _binary_size(one, where)
+        size = _binary_bytes(one, where)
         if size is None:
-            values = tensors.from_json(form, one.get("data"))
-        else:
-            if size > len(content) - at:
-                raise form.malformed(
-                    f"binary_data_size is {size}, but {len(content) - at} bytes are left of the body"
-                )
-            values = tensors.from_bytes(form, content[at : at + size])
-            at += size
-        found.append(Tensor(form, values))
+            found.append(Tensor(form, one.get("data"), None))
+            continue
+        if size > len(content):
+            raise form.malformed(f"binary_data_size is {size}, but {len(content)} bytes are left")
+        found.append(Tensor(form, None, content[:size]))
+        content = content[size:]
     if not found:
-        _refuse("inputs must be a list of at least one tensor")
-    if at != len(content):
-        _refuse(f"{len(content) - at} bytes of the body belong to no tensor")
+        _refuse("inputs must have at least one tensor")
+    if content:
+        _refuse(f"{len(content)} bytes of the body belong to no tensor")
     return found
 
 
@@ -152,7 +156,7 @@ def _shape(tensor: Mapping[str, Any], where: str) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _binary_size(tensor: Mapping[str, Any], where: str) -> int | None:
+def _binary_bytes(tensor: Mapping[str, Any], where: str) -> int | None:
     size = _parameters(tensor, where).get("binary_data_size")
     if size is None:
         return None
