@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app import media, open_inference, open_inference_pages, openapi
+from serve_app import media, mlflow_scoring, open_inference, open_inference_pages, openapi
 from serve_app.docs_page import DocsPage
 from serve_app.endpoint import Endpoint, Headers, Limits, Predict
 from serve_app.errors import (
@@ -23,7 +23,7 @@ from serve_app.errors import (
     NoSuchRouteError,
     ServeError,
 )
-from serve_app.original import Original
+from serve_app.original import BATCH_TYPES, Original
 from serve_app.question import Read
 from serve_app.records import RecordReader
 from serve_app.served import ServedModel
@@ -88,9 +88,11 @@ def application(service: Service) -> Application:
 
     reader = RecordReader(model.signature, service.max_batch_records)
     original = Original(reader, model.classes)
+    scoring = mlflow_scoring.Scoring(reader)
     endpoints = {
         "/stream": endpoint(original.stream),
-        "/batch": endpoint(original.batch),
+        "/batch": endpoint(original.batch, takes=BATCH_TYPES, offers=BATCH_TYPES),
+        "/invocations": endpoint(scoring.invocations, **mlflow_scoring.OPTIONS),
     }
     v2 = open_inference.OpenInference(reader, model)
     v2_pages = open_inference_pages.Pages(model.version, v2, service.check)
@@ -105,6 +107,8 @@ def application(service: Service) -> Application:
             Route("/health/live", pages.health),
             Route("/health/ready", pages.ready),
             Route("/model", pages.model),
+            Route("/ping", mlflow_scoring.ping),
+            Route("/version", mlflow_scoring.version),
             Route("/openapi.json", pages.openapi),
             Route("/docs", docs.page),
             Route("/docs/{name}", docs.file),
