@@ -9,8 +9,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app import media
-from serve_app.errors import ECHOED, NoSuchRouteError, ServeError
-from serve_app.open_inference import OpenInference, members
+from serve_app.errors import ECHOED, NoSuchRouteError
+from serve_app.open_inference import OpenInference
 from serve_app.served import ServedVersion
 
 SERVER: Final = {"name": "endeavour", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
@@ -19,12 +19,15 @@ Check = Callable[[], Awaitable[None]]
 Page = Callable[[Request], Awaitable[Any]]
 """Gives what the answer's body says, or raises ServeError."""
 
-_MODEL: Final = "/v2/models/{model}"
+ROOT: Final = "/v2"
+"""What the paths of this protocol begin with."""
+
+_MODEL: Final = f"{ROOT}/models/{{model}}"
 
 
 def infer_paths(version: ServedVersion) -> tuple[str, str]:
     """Return the paths at which this version infers, with the names as they are."""
-    path = f"/v2/models/{version.name}"
+    path = f"{ROOT}/models/{version.name}"
     return f"{path}/infer", f"{path}/versions/{version.version}/infer"
 
 
@@ -39,9 +42,9 @@ class Pages:
     def routes(self) -> list[Route]:
         """Return all routes but those that infer with this model: they are endpoints."""
         routes = [
-            Route("/v2", _answering(self.server)),
-            Route("/v2/health/live", _answering(self.live)),
-            Route("/v2/health/ready", _answering(self.ready)),
+            Route(ROOT, _answering(self.server)),
+            Route(f"{ROOT}/health/live", _answering(self.live)),
+            Route(f"{ROOT}/health/ready", _answering(self.ready)),
         ]
         for path in (_MODEL, f"{_MODEL}/versions/{{version}}"):
             routes += [
@@ -78,7 +81,7 @@ class Pages:
     async def infer_elsewhere(self, request: Request) -> Any:
         """Refuse: this model's own paths are endpoints."""
         self._find(request)
-        raise NoSuchRouteError(f"no route {request.url.path[:ECHOED]}")
+        raise NoSuchRouteError(f"no route {request.scope['path'][:ECHOED]}")
 
     def _find(self, request: Request) -> None:
         """Raise NoSuchRouteError unless the path names this model, and this version if any."""
@@ -86,20 +89,18 @@ class Pages:
         name = request.path_params["model"]
         version = request.path_params.get("version", served.version)
         if (name, version) != (served.name, served.version):
+            asked = f"model {name[:ECHOED]!r}"
+            if version != served.version:
+                asked = f"version {version[:ECHOED]!r} of {asked}"
             raise NoSuchRouteError(
-                f"no version {version[:ECHOED]!r} of a model {name[:ECHOED]!r}: "
-                f"version {served.version!r} of {served.name!r} is served here"
+                f"no {asked}: version {served.version!r} of {served.name!r} is served here"
             )
 
 
 def _answering(page: Page) -> Page:
-    """Return `page` with JSON for its answer, and with errors as v2 clients read them."""
+    """Return `page` with JSON for its answer."""
 
     async def answer(request: Request) -> Response:
-        try:
-            document = await page(request)
-        except ServeError as error:
-            return error.response(members(error))
-        return Response(orjson.dumps(document), media_type=media.JSON)
+        return Response(orjson.dumps(await page(request)), media_type=media.JSON)
 
     return answer

@@ -58,6 +58,7 @@ class Application(Starlette):
                 Exception: _unexpected,
             },
         )
+        self.router.redirect_slashes = False  # it answers by the client's own host header
         self._endpoints = endpoints
 
     def endpoint(self, scope: Scope) -> ASGIApp | None:
@@ -162,16 +163,18 @@ def _describe(model: ServedModel) -> dict[str, Any]:
 
 async def _problem(request: Request, error: Exception) -> Response:
     problem = error if isinstance(error, ServeError) else ServeError("unexpected error")
-    return problem.response()
+    is_v2 = request.scope["path"].startswith(open_inference_pages.ROOT)
+    return problem.response(open_inference.members(problem) if is_v2 else None)
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         return await _unexpected(request, error)
+    path = request.scope["path"]  # not of request.url, which fails for odd host headers
     problems: dict[int, ServeError] = {
-        404: NoSuchRouteError(f"no route {request.url.path[:ECHOED]}: see /docs"),
+        404: NoSuchRouteError(f"no route {path[:ECHOED]}: see /docs"),
         405: MethodNotAllowedError(
-            f"{request.method[:ECHOED]} is not taken at {request.url.path[:ECHOED]}",
+            f"{request.method[:ECHOED]} is not taken at {path[:ECHOED]}",
             headers=error.headers,
         ),
     }
@@ -186,5 +189,5 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
     return await _problem(request, ServeError("an unexpected error; the log has the details"))

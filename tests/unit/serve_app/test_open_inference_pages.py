@@ -136,6 +136,13 @@ def test_other_methods_are_not_allowed() -> None:
         assert allowed in answer.headers["allow"]
 
 
+def test_paths_of_extensions_that_are_not_offered_are_not_found() -> None:
+    """With the error where v2 clients look for it; other routes have none of that."""
+    problem = client().get("/v2/models/a model/config").json()
+    assert (problem["code"], problem["error"]) == ("not_found", problem["detail"])
+    assert "error" not in client().get("/other").json()
+
+
 @pytest.mark.parametrize("name", ["a model", "a{b}", "\u00e4"])
 def test_any_name_that_mlflow_takes_can_be_asked(name: str) -> None:
     """Paths carry it percent-encoded."""
