@@ -243,6 +243,11 @@ class Lines:
     def __init__(self) -> None:
         self._lines: dict[Address, Line] = {}
 
+    @property
+    def count(self) -> int:
+        """How many lines there are."""
+        return len(self._lines)
+
     def pick(self) -> Line | None:
         """Return the open line with the fewest rows under way; None if there's none."""
         lines = [line for line in self._lines.values() if line.is_open]

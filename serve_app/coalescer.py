@@ -25,7 +25,7 @@ Batch = list[tuple[Answer, Rows]]
 
 
 class Coalescer:
-    """Sends rows to workers through `call`, at most `max_calls_under_way` calls at once.
+    """Sends rows to workers through `call`, at most `max_calls_under_way()` calls at once.
 
     Must be made and used on one event loop.
     """
@@ -35,7 +35,7 @@ class Coalescer:
         call: Call,
         *,
         max_rows_per_call: int,
-        max_calls_under_way: int,
+        max_calls_under_way: Callable[[], int],
         max_queued_rows: int,
         deadline_s: float,
     ) -> None:
@@ -94,7 +94,7 @@ class Coalescer:
 
     def _start_calls(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._queue and len(self._calls) < self._max_calls_under_way:
+        while self._queue and len(self._calls) < self._max_calls_under_way():
             batch = self._take()
             if not batch:
                 continue

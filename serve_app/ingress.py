@@ -21,6 +21,7 @@ from serve_app.settings import Settings
 from serve_app.workers import Workers
 
 READY_TIMEOUT_S = 5.0
+MIN_CALLS_UNDER_WAY = 2
 MAX_CALL_BYTES = 2 * 2**20
 """Serve's gRPC between replicas takes 4 MiB a message by default; stay well below."""
 
@@ -50,6 +51,7 @@ class Ingress:
         self._workers = asked = Workers(workers)
         self._has_lines = settings.dispatch.lines and os.environ.get("RAY_USE_TLS") != "1"
         limits, dispatch = settings.limits, settings.dispatch
+        self._calls_wanted = dispatch.max_calls_under_way
         row_bytes = 8 * max(len(model.signature.columns), len(model.classes or ()))
         self._coalescers = {
             wants_probabilities: Coalescer(
@@ -57,7 +59,7 @@ class Ingress:
                 max_rows_per_call=max(
                     1, min(dispatch.max_rows_per_call, MAX_CALL_BYTES // row_bytes)
                 ),
-                max_calls_under_way=dispatch.max_calls_under_way,
+                max_calls_under_way=self._max_calls_under_way,
                 max_queued_rows=limits.max_queued_rows,
                 deadline_s=limits.deadline_s,
             )
@@ -82,6 +84,10 @@ class Ingress:
     def endpoint(self, scope: Scope) -> ASGIApp | None:
         """Return what answers this request without Serve's own steps; asked by `front.Front`."""
         return self._application.endpoint(scope)
+
+    def _max_calls_under_way(self) -> int:
+        # With fewer, workers would be idle; one more would only wait for the model.
+        return self._calls_wanted or max(MIN_CALLS_UNDER_WAY, self._workers.count)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what `scaling.ingress_policy` decides by; called by Serve."""

@@ -37,8 +37,10 @@ class Dispatch(strict.Strict):
     max_rows_per_call: PositiveInt = Field(
         default=4096, description="Rows in one call; larger batches are spread over the workers"
     )
-    max_calls_under_way: PositiveInt = Field(
-        default=2, description="Calls that one ingress has under way at once"
+    max_calls_under_way: PositiveInt | None = Field(
+        default=None,
+        description="Calls that one ingress has under way at once; "
+        "by default one for each worker, and at least 2",
     )
     lines: bool = Field(
         default=True,

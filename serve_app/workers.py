@@ -31,6 +31,11 @@ class Workers:
         self._lines = lines or Lines()
         self._following: asyncio.Task[None] | None = None
 
+    @property
+    def count(self) -> int:
+        """How many workers there are lines to."""
+        return self._lines.count
+
     def follow(self) -> None:
         """Begin to keep lines to all workers that run, until the process ends."""
         if self._following is None:

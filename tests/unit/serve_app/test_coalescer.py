@@ -44,7 +44,7 @@ def coalescer(call: Call, **changes: Any) -> Coalescer:
     """A coalescer with small limits."""
     limits = {
         "max_rows_per_call": 100,
-        "max_calls_under_way": 2,
+        "max_calls_under_way": lambda: 2,
         "max_queued_rows": 1000,
         "deadline_s": 5.0,
     }
@@ -144,7 +144,7 @@ def test_a_call_says_which_rows_belong_to_one_request() -> None:
     async def scenario() -> None:
         worker = Worker()
         worker.gate.clear()
-        target = coalescer(worker, max_calls_under_way=1)
+        target = coalescer(worker, max_calls_under_way=lambda: 1)
         first = asyncio.create_task(target.predict(rows(1)))
         await settle()
         others = [asyncio.create_task(target.predict(rows(*range(n)))) for n in (3, 1, 2)]
@@ -162,7 +162,7 @@ def test_a_client_that_hangs_up_costs_its_neighbours_nothing() -> None:
     async def scenario() -> None:
         worker = Worker()
         worker.gate.clear()
-        target = coalescer(worker, max_calls_under_way=1)
+        target = coalescer(worker, max_calls_under_way=lambda: 1)
         first = asyncio.create_task(target.predict(rows(1)))
         await settle()
         others = [asyncio.create_task(target.predict(rows(i))) for i in range(5)]
@@ -205,7 +205,7 @@ def test_a_late_answer_is_a_deadline_error_and_the_slot_is_freed() -> None:
     async def scenario() -> None:
         worker = Worker()
         worker.gate.clear()
-        target = coalescer(worker, deadline_s=0.05, max_calls_under_way=1)
+        target = coalescer(worker, deadline_s=0.05, max_calls_under_way=lambda: 1)
         with pytest.raises(DeadlineExceededError):
             await target.predict(rows(1))
         worker.gate.set()
@@ -240,7 +240,9 @@ def test_whoever_no_longer_waits_leaves_the_queue_at_once(is_cancelled: bool) ->
     async def scenario() -> None:
         worker = Worker()
         worker.gate.clear()
-        target = coalescer(worker, deadline_s=5.0 if is_cancelled else 0.05, max_calls_under_way=0)
+        target = coalescer(
+            worker, deadline_s=5.0 if is_cancelled else 0.05, max_calls_under_way=lambda: 0
+        )
         request = asyncio.create_task(target.predict(rows(*range(500))))
         await settle()
         assert target.queued_rows == 500
@@ -258,7 +260,7 @@ def test_a_full_queue_refuses_at_once() -> None:
     async def scenario() -> None:
         worker = Worker()
         worker.gate.clear()
-        target = coalescer(worker, max_queued_rows=3, max_calls_under_way=1)
+        target = coalescer(worker, max_queued_rows=3, max_calls_under_way=lambda: 1)
         waiting = [asyncio.create_task(target.predict(rows(i))) for i in range(4)]
         await settle()
         with pytest.raises(OverloadedError) as caught:
