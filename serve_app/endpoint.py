@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 REQUEST_ID: Final = "endeavour.request_id"
 """Where in the ASGI scope `front.Front` leaves the request id, if it answers for Serve."""
 
+_MOST_DIGITS: Final = 18
+"""Of a `content-length` that is looked at; longer ones are too large."""
+
 Predict = Callable[[Rows, bool], Awaitable[Predictions]]
 """(rows, wants probabilities) -> one outcome a row."""
 
@@ -82,7 +85,7 @@ class Endpoint:
             await _send(send, scope, 200, headers, answer.body)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        headers = dict(scope["headers"])
+        headers = _by_name(scope["headers"])
         head = Head(
             media_type=media.content_type(headers.get(b"content-type", b""), self._takes),
             accepted=media.accepted(headers.get(b"accept", b""), self._offers),
@@ -109,11 +112,9 @@ class Endpoint:
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         """Return the whole body, or stop reading as soon as it is over a limit."""
-        declared = headers.get(b"content-length")
-        if (
-            declared is not None
-            and declared.isdigit()
-            and int(declared) > self._limits.max_body_bytes
+        declared = headers.get(b"content-length", b"")
+        if len(declared) > _MOST_DIGITS or (
+            declared.isdigit() and int(declared) > self._limits.max_body_bytes
         ):
             raise self._too_large()
         try:
@@ -142,8 +143,18 @@ class Endpoint:
 
     def _too_large(self) -> BodyTooLargeError:
         return BodyTooLargeError(
-            f"the body is larger than {self._limits.max_body_bytes} bytes: send fewer records"
+            f"the body is larger than {self._limits.max_body_bytes} bytes: send fewer records",
+            headers={"connection": "close"},  # the rest of it is not read
         )
+
+
+def _by_name(headers: Headers) -> dict[bytes, bytes]:
+    """Return headers by name; those that stand more than once are joined, as RFC 9110 has it."""
+    named = dict(headers)
+    if len(named) != len(headers):
+        for name in named:
+            named[name] = b", ".join(value for one, value in headers if one == name)
+    return named
 
 
 def _problem(error: Exception, scope: Scope) -> ServeError:

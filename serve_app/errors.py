@@ -125,9 +125,6 @@ class BodyTooLargeError(ServeError):
 
     status, code, title = 413, "too_large", "The request is too large"
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, headers={"connection": "close"})  # the rest is not read
-
 
 class UnsupportedMediaTypeError(ServeError):
     """The body's type, charset or encoding isn't one that is read here."""

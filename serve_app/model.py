@@ -2,13 +2,15 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from serve_app import blame
+from serve_app.blame import Block, Predict
 from serve_app.predictions import Predictions
 from serve_app.rows import Rows, frame
 from serve_app.signature import Signature
@@ -52,7 +54,7 @@ class Model:
         predict = self._taking_rows(self.estimator.predict_proba)
         return _predict(predict, rows, sizes, width)
 
-    def _taking_rows(self, predict: "Predict") -> "Predict":
+    def _taking_rows(self, predict: Predict) -> Predict:
         if self.signature.is_numeric:
             return predict
         return lambda rows: predict(frame(rows, self.signature.columns))
@@ -69,20 +71,12 @@ def unwarned() -> Iterator[None]:
         yield
 
 
-Predict = Callable[[Rows], Any]
-
-
 def _predict(
-    predict: Predict, rows: Rows, sizes: Sequence[int], width: tuple[int, ...]
+    estimate: Predict, rows: Rows, sizes: Sequence[int], width: tuple[int, ...]
 ) -> Predictions:
-    """Predict all rows at once; if that raises, halve until only the requests at fault have failed.
-
-    A failed request has one error, at its first bad record; the values of its rows are undefined.
-    `width` is the shape of one row's answer.
-    """
-    errors: dict[int, str] = {}
+    """Predict all rows, those at fault told apart; `width` is the shape of one row's answer."""
     with unwarned():
-        blocks = _blocks(predict, rows, tuple(sizes) or (len(rows),), 0, errors)
+        blocks, errors = blame.predict(estimate, rows, sizes or (len(rows),))
     values = _joined(blocks, (len(rows), *width))
     if values.dtype.kind == "f":
         finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)
@@ -91,59 +85,12 @@ def _predict(
     return Predictions(values, errors)
 
 
-Block = tuple[int, npt.NDArray[Any]]
-"""Where the rows start, and their values."""
-
-
-def _blocks(
-    predict: Predict, rows: Rows, sizes: tuple[int, ...], start: int, errors: dict[int, str]
-) -> list[Block]:
-    values, error = _tried(predict, rows)
-    if error is None:
-        return [(start, values)]
-    if len(sizes) == 1:
-        at, reason = _first_fault(predict, rows, error)
-        errors[start + at] = reason
-        return []
-    half = len(sizes) // 2
-    cut = sum(sizes[:half])
-    return [
-        *_blocks(predict, rows[:cut], sizes[:half], start, errors),
-        *_blocks(predict, rows[cut:], sizes[half:], start + cut, errors),
-    ]
-
-
-def _first_fault(predict: Predict, rows: Rows, error: Exception) -> tuple[int, str]:
-    """Return index and reason of the first record that makes `predict` raise, as `rows` do.
-
-    The window of rows that raise is halved: n rows take log2(n) predictions of n rows in all.
-    """
-    low, high = 0, len(rows)
-    while high - low > 1:
-        middle = (low + high) // 2
-        _, found = _tried(predict, rows[low:middle])
-        if found is None:
-            low = middle
-        else:
-            high, error = middle, found
-    return low, f"the model raised {type(error).__name__} for this record"
-
-
-def _tried(predict: Predict, rows: Rows) -> tuple[npt.NDArray[Any], Exception | None]:
-    try:
-        values = np.asarray(predict(rows))
-        if len(values) != len(rows):
-            raise ValueError(f"{len(values)} predictions for {len(rows)} records")
-    except Exception as error:  # noqa: BLE001  # an estimator may raise anything
-        return np.empty(0), error
-    return values, None
-
-
 def _joined(blocks: Sequence[Block], shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """Return the blocks' values in one array of `shape`, zeros where there is none."""
-    if len(blocks) == 1 and len(blocks[0][1]) == shape[0]:
-        return blocks[0][1]
-    values = np.zeros(shape, dtype=blocks[0][1].dtype if blocks else np.float64)
+    if len(blocks) == 1 and len(blocks[0].values) == shape[0]:
+        return blocks[0].values
+    dtypes = [block.values.dtype for block in blocks]
+    values = np.zeros(shape, dtype=np.result_type(*dtypes) if dtypes else np.float64)
     for start, block in blocks:
         values[start : start + len(block)] = block
     return values

@@ -5,9 +5,9 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import methodcaller
 from typing import Any, Final, NamedTuple, Protocol
 
-import numpy as np
 import numpy.typing as npt
 import orjson
 
@@ -85,8 +85,7 @@ def _values(classes: Classes, values: npt.NDArray[Any]) -> Any:
     """Return what orjson writes as a list with an element for each record."""
     if classes is not None:
         return [dict(zip(classes, row, strict=True)) for row in values.tolist()]
-    # orjson writes arrays of numbers by itself, faster than lists; of text it doesn't.
-    return values if values.dtype.kind in "fiub" else values.tolist()
+    return values
 
 
 def _write_one(classes: Classes, found: Sequence[Predictions]) -> Answer:
@@ -101,23 +100,21 @@ def _write_some(classes: Classes, selection: Selection, found: Sequence[Predicti
     """Put the results where their records stood, null where there is none."""
     errors = {fault["index"]: fault for fault in selection.faults}
     result: list[Any] = [None] * selection.total
-    written = _values(classes, found[0].values)
-    for at, value in zip(
-        selection.kept.tolist(),
-        written.tolist() if isinstance(written, np.ndarray) else written,
-        strict=True,
-    ):
-        result[at] = value
-    for row, reason in found[0].errors.items():
-        at = int(selection.kept[row])
-        result[at] = None
-        errors[at] = {"index": at, "reason": reason}
+    values = _values(classes, found[0].values)
+    for row, (at, value) in enumerate(zip(selection.kept.tolist(), values, strict=True)):
+        if row in found[0].errors:
+            errors[at] = {"index": at, "reason": found[0].errors[row]}
+        else:
+            result[at] = value
     return _answer({"result": result, "errors": [errors[at] for at in sorted(errors)]})
 
 
 def _answer(document: Any) -> Answer:
-    return Answer(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY))
+    return Answer(orjson.dumps(document, _TO_LIST, orjson.OPT_SERIALIZE_NUMPY))
 
+
+_TO_LIST: Final = methodcaller("tolist")
+"""For arrays that orjson doesn't write by itself, as those of text."""
 
 _WRITERS: Final = {
     media.JSON: BatchWriter(_write_all, _write_some),

@@ -29,7 +29,7 @@ class Head:
     accepted: str
     """The media type that the client likes best of those that the protocol offers."""
     headers: Mapping[bytes, bytes]
-    """Names in lower case; of a header that stands twice, the last one."""
+    """Names in lower case; values of a header that stands twice are joined by commas."""
     query: bytes
     path: Mapping[str, Any]
     """The parameters in the path, by name."""

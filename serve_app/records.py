@@ -249,11 +249,14 @@ class RecordReader:
         """
         rows = row_blocks.empty(self.signature, total)
         for at, (column, values) in enumerate(zip(self._columns, columns, strict=True)):
-            for misfit, reason in column.misfits(values).items():
-                fault = {"field": column.name[:ECHOED], "reason": reason}
-                faults.setdefault(int(where[misfit]), fault)
-                values[misfit] = column.neutral
-            row_blocks.column(rows, at)[where] = values
+            found = np.empty(len(values), row_blocks.column(rows, at).dtype)
+            if not column.fill(found, values):
+                for misfit, reason in column.misfits(values).items():
+                    fault = {"field": column.name[:ECHOED], "reason": reason}
+                    faults.setdefault(int(where[misfit]), fault)
+                    values[misfit] = column.neutral
+                found[:] = values
+            row_blocks.column(rows, at)[where] = found
         return Judged(rows, [{"index": index, **faults[index]} for index in sorted(faults)])
 
     def _ordered(self, record: Any) -> list[Any] | Fault:
