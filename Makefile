@@ -71,7 +71,9 @@ lock: ## resolve the dependencies anew (needs uv)
 		--custom-compile-command "make lock" --upgrade -o requirements-dev.lock
 
 system-packages: ## install the system packages that the tests need (Debian, as root)
-	@for tool in curl git; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	@for tool in curl git chromium chromedriver:chromium-driver; do \
+		command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; \
+	done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; \

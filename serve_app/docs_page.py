@@ -61,12 +61,15 @@ _PAGE: Final = """<!doctype html>
 </html>
 """
 _OWN: Final = {
-    "page.css": b"body { margin: 0; background: #fafafa; }\n",
+    "page.css": b"""body { margin: 0; background: #fafafa; }
+.swagger-ui .scheme-container { display: none; } /* there is one server: this one */
+""",
     "page.js": b"""SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#page",
   deepLinking: true,
   displayRequestDuration: true,
+  defaultModelsExpandDepth: 0,
   validatorUrl: null,
 });
 """,

@@ -6,6 +6,7 @@ import numpy as np
 
 from serve_app.model import Model, unwarned
 from serve_app.model_errors import UnservableModelError
+from serve_app.rows import frame
 
 
 def check(model: Model) -> None:
@@ -38,12 +39,19 @@ def _check_columns(model: Model) -> None:
 def _answer(model: Model, method: str) -> Any:
     try:
         with unwarned():
-            return np.asarray(getattr(model.estimator, method)(model.example))
+            return np.asarray(getattr(model.estimator, method)(_taken(model)))
     except Exception as error:
         raise UnservableModelError(
             f"the model fails on its input example ({method}: {type(error).__name__}: {error}): "
             "log it with an `input_example` that it takes"
         ) from error
+
+
+def _taken(model: Model) -> Any:
+    """Return the example as the estimator takes it."""
+    if model.signature.is_numeric:
+        return model.example
+    return frame(model.example, model.signature.columns)
 
 
 def _check_shape(method: str, values: Any, shape: tuple[int, ...]) -> None:

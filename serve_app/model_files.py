@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import skops.io
 import yaml
 
 from contract import model_types, names
 from serve_app import model_check, signature
+from serve_app import rows as row_blocks
 from serve_app.model import Model
 from serve_app.model_errors import ModelError, UnservableModelError
 from serve_app.rows import Rows
@@ -21,6 +22,8 @@ from serve_app.rows import Rows
 MLMODEL: Final = "MLmodel"
 _BESIDE: Final = frozenset({names.EXPORT_FILE, "registered_model_meta"})
 _MLFLOW_SKLEARN: Final = "mlflow.sklearn"
+_BLANKS: Final[Mapping[str, Any]] = {"boolean": False, "string": ""}
+_KINDS: Final[Mapping[str, Any]] = {"boolean": bool, "string": str}
 
 
 def read(directory: Path, extra_trusted_types: tuple[str, ...] = ()) -> Model:
@@ -101,14 +104,22 @@ def _model_file(mlmodel: Mapping[str, Any]) -> str:
 
 
 def _example(directory: Path, mlmodel: Mapping[str, Any], columns: signature.Signature) -> Rows:
-    """Return the first row of the model's input example, or zeros if it has none."""
-    zeros = np.zeros((1, len(columns.columns)))
+    """Return the first row of the model's input example, or zeros and blanks if it has none."""
     info = mlmodel.get("saved_input_example_info")
-    if not isinstance(info, dict):
-        return zeros
-    try:
-        document = json.loads((directory / str(info["artifact_path"])).read_text())
-        row = dict(zip(document["columns"], document["data"][0], strict=True))
-        return np.array([[float(row[name]) for name in columns.names]])
-    except (OSError, KeyError, IndexError, TypeError, ValueError):
-        return zeros
+    if isinstance(info, dict):
+        with contextlib.suppress(OSError, LookupError, ArithmeticError, TypeError, ValueError):
+            document = json.loads((directory / str(info["artifact_path"])).read_text())
+            row = dict(zip(document["columns"], document["data"][0], strict=True))
+            return _row(columns, row)
+    return _row(columns, {one.name: _BLANKS.get(one.type, 0) for one in columns.columns})
+
+
+def _row(columns: signature.Signature, values: Mapping[str, Any]) -> Rows:
+    """Return one record. Raises KeyError, TypeError, ValueError, OverflowError."""
+    rows = row_blocks.empty(columns, 1)
+    for at, one in enumerate(columns.columns):
+        value = values[one.name]
+        if not isinstance(value, _KINDS.get(one.type, int | float)):
+            raise TypeError(f"{one.name}: {value!r}")
+        row_blocks.column(rows, at)[:] = value
+    return rows

@@ -7,9 +7,11 @@ results and constants can be said.
 from typing import Any, Final
 
 from serve_app import media, schemas
+from serve_app import mlflow_openapi as mlflow
+from serve_app import open_inference_openapi as v2
 from serve_app.docs_page import FILES
 from serve_app.endpoint import Limits
-from serve_app.errors import NoSuchRouteError
+from serve_app.errors import MalformedArrowError, NoSuchRouteError
 from serve_app.operations import (
     HEADERS,
     OF_A_VERSION,
@@ -29,9 +31,15 @@ _PREDICT: Final = "Predict"
 _HEALTH: Final = "Health"
 _ABOUT: Final = "About"
 
+_MAX_NAMES: Final = 20
+
 _PROBA: Final = "Answer with the probability of each label."
 _PARTIAL: Final = (
     "Answer what can be answered: the result of a bad record is null, and `errors` says why."
+)
+_ARROW: Final = (
+    "Arrow streams have the model's columns by name, and are answered with a column `result`, or "
+    "one for each label, and with `partial=true` a column `error`."
 )
 
 
@@ -41,14 +49,20 @@ def document(model: ServedModel, limits: Limits, max_batch_records: int) -> Desc
         "openapi": "3.1.0",
         "info": _info(model, limits),
         "servers": [{"url": "."}],
-        "tags": [{"name": name} for name in (_PREDICT, _HEALTH, _ABOUT)],
+        "tags": [{"name": name} for name in (_PREDICT, _HEALTH, _ABOUT, v2.TAG, mlflow.TAG)],
         "paths": {
             **_predictions(model),
             **_health(),
             **_about(),
+            **v2.paths(model),
+            **mlflow.paths(model),
         },
         "components": {
-            "schemas": schemas.components(model, max_batch_records),
+            "schemas": {
+                **schemas.components(model, max_batch_records),
+                **v2.components(model),
+                **mlflow.components(model, max_batch_records),
+            },
             "headers": HEADERS,
             "parameters": {"x-request-id": REQUEST_ID},
         },
@@ -56,14 +70,17 @@ def document(model: ServedModel, limits: Limits, max_batch_records: int) -> Desc
 
 
 def _info(model: ServedModel, limits: Limits) -> Described:
-    names = ", ".join(f"`{one.name}` ({one.type})" for one in model.signature.columns)
+    columns = model.signature.columns
+    names = ", ".join(f"`{one.name}` ({one.type})" for one in columns[:_MAX_NAMES])
+    if len(columns) > _MAX_NAMES:
+        names += f" and {len(columns) - _MAX_NAMES} more"
     return {
         "title": model.version.name,
         "version": model.version.version,
         "description": (
             f"Predictions of the model **{model.version.name}**, version "
             f"**{model.version.version}**, whose records have {names}.\n\n"
-            f"A body may have {limits.max_body_bytes} bytes. "
+            f"A body may have at most {limits.max_body_bytes:,} bytes. "
             "Every error is a problem document with a stable `code`; an unknown path is a 404 "
             "(`not_found`), another method a 405 (`method_not_allowed`)."
         ),
@@ -71,14 +88,17 @@ def _info(model: ServedModel, limits: Limits) -> Described:
 
 
 def _predictions(model: ServedModel) -> Described:
-    predictions = {"anyOf": [named("ManyPredictions"), named("SomePredictions")]}
+    one = content(media.JSON, named("OnePrediction"))
+    many = content(
+        media.JSON, {"anyOf": [named("ManyPredictions"), named("SomePredictions")]}
+    ) | content(media.ARROW, {})
     return {
         "/stream": {
             "post": operation(
                 "stream",
                 _PREDICT,
                 "Predict one record",
-                answer("The prediction", content(media.JSON, named("OnePrediction")), OF_A_VERSION),
+                answer("The prediction", one, OF_A_VERSION),
                 errors=PREDICTIONS,
                 parameters=_proba(model),
                 body=content(media.JSON, named("OneRecord"), _forms(model, one=True)),
@@ -89,10 +109,12 @@ def _predictions(model: ServedModel) -> Described:
                 "batch",
                 _PREDICT,
                 "Predict many records",
-                answer("In the records' order", content(media.JSON, predictions), OF_A_VERSION),
-                errors=PREDICTIONS,
+                answer("The predictions, in the records' order", many, OF_A_VERSION),
+                description=_ARROW,
+                errors=(*PREDICTIONS, MalformedArrowError),
                 parameters=[*_proba(model), flag("partial", _PARTIAL)],
-                body=content(media.JSON, named("ManyRecords"), _forms(model, one=False)),
+                body=content(media.JSON, named("ManyRecords"), _forms(model, one=False))
+                | content(media.ARROW, {}),
             )
         },
     }

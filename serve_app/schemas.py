@@ -8,8 +8,8 @@ import math
 from typing import Any, Final
 
 from serve_app import rows as row_blocks
+from serve_app.columns import limit_of
 from serve_app.errors import MAX_REPORTED_ERRORS
-from serve_app.records import limit_of
 from serve_app.rows import Rows
 from serve_app.served import ServedModel
 from serve_app.signature import TYPES, Column, Signature
@@ -47,12 +47,14 @@ def components(model: ServedModel, max_batch_records: int) -> dict[str, Schema]:
     """Return all schemas that the document names."""
     return {
         "OneRecord": strict({"X": named("Record")}),
-        "ManyRecords": strict({"X": _many(named("Record"), max_batch_records)}),
-        "Record": record(model.signature),
+        "ManyRecords": strict({"X": many(named("Record"), max_batch_records)}),
+        "Record": _record(model.signature),
+        "RecordByName": _by_name(model.signature),
         "OnePrediction": strict({"result": named("Prediction")}),
-        "ManyPredictions": strict({"result": _many(named("Prediction"), max_batch_records)}),
+        "ManyPredictions": strict({"result": many(named("Prediction"), max_batch_records)}),
         "SomePredictions": _some(max_batch_records),
         "Prediction": _prediction(model),
+        "Result": _result(model),
         "Model": _MODEL,
         "Problem": _PROBLEM,
         "Fault": _FAULT,
@@ -64,36 +66,37 @@ def column(one: Column, signature: Signature) -> Schema:
     bound = limit_of(one, signature.is_numeric)
     if bound is None or one.type == "double":  # which holds whatever clients can write
         return dict(_PLAIN[one.type])
-    return {**_PLAIN[one.type], "minimum": -bound.value, "maximum": bound.value}
+    return {**_PLAIN[one.type], "minimum": bound.low, "maximum": bound.high}
 
 
-def record(signature: Signature) -> Schema:
+def _by_name(signature: Signature) -> Schema:
+    columns = {one.name: column(one, signature) for one in signature.columns}
+    return {"description": "The columns by name, in any order.", **strict(columns)}
+
+
+def _record(signature: Signature) -> Schema:
     """Return the schema of one record, in all its forms."""
     columns = [column(one, signature) for one in signature.columns]
     count = len(columns)
     alike = all(one == columns[0] for one in columns)
     items = {"items": columns[0]} if alike else {"prefixItems": columns, "items": False}
-    forms: list[Schema] = [
-        {
-            "title": "by name",
-            "description": "The columns by name, in any order.",
-            **strict(dict(zip(signature.names, columns, strict=True))),
-        },
-        {
-            "title": "in order",
-            "description": f"In this order: {', '.join(signature.names)}.",
-            "type": "array",
-            **items,
-            "minItems": count,
-            "maxItems": count,
-        },
-    ]
-    if count == 1:
-        forms.append({"title": "plain", **columns[0]})
-    return {"description": "One record for the model.", "anyOf": forms}
+    in_order = {
+        "title": "in order",
+        "description": f"In this order: {', '.join(signature.names)}.",
+        "type": "array",
+        **items,
+        "minItems": count,
+        "maxItems": count,
+    }
+    plain = [{"title": "plain", **columns[0]}] if count == 1 else []
+    return {
+        "description": "One record for the model.",
+        "anyOf": [named("RecordByName"), in_order, *plain],
+    }
 
 
-def _many(items: Schema, most: int) -> Schema:
+def many(items: Schema, most: int) -> Schema:
+    """Return the schema of a list that isn't empty."""
     return {"type": "array", "items": items, "minItems": 1, "maxItems": most}
 
 
@@ -102,20 +105,24 @@ def _some(most: int) -> Schema:
     errors = {"type": "array", "items": named("Fault"), "maxItems": most}
     return {
         "description": "The answer to `partial=true`.",
-        **strict({"result": _many(result, most), "errors": errors}),
+        **strict({"result": many(result, most), "errors": errors}),
     }
+
+
+def _result(model: ServedModel) -> Schema:
+    if model.labels is None:
+        return {"type": "number", "description": "The predicted number."}
+    texts = {"type": "string"} if all(isinstance(one, str) for one in model.labels) else {}
+    return {**texts, "enum": list(model.labels), "description": "The predicted label."}
 
 
 def _prediction(model: ServedModel) -> Schema:
     """Return the schema of what the model says of one record."""
-    if model.labels is None:
-        return {"type": "number", "description": "The model's prediction."}
-    texts = {"type": "string"} if all(isinstance(one, str) for one in model.labels) else {}
-    label = {**texts, "enum": list(model.labels), "description": "The predicted label."}
     if model.classes is None:
-        return label
+        return named("Result")
     shares = strict({name: {"type": "number"} for name in model.classes})
-    return {"anyOf": [label, {"description": "With `proba=true`: each label's share.", **shares}]}
+    text = "With `proba=true`: the probability of each label."
+    return {"anyOf": [named("Result"), {"title": "probabilities", "description": text, **shares}]}
 
 
 def example(signature: Signature, rows: Rows) -> dict[str, Any]:
@@ -155,8 +162,11 @@ _PROBLEM: Final = {
                 "maxItems": MAX_REPORTED_ERRORS,
                 "description": "The first records at fault.",
             },
+            "error": {"type": "string", "description": "Under /v2: `detail` once more."},
+            "error_code": {"type": "string", "description": "At /invocations: MLflow's own."},
+            "message": {"type": "string", "description": "At /invocations: `detail` once more."},
         },
-        optional=("errors",),
+        optional=("errors", "error", "error_code", "message"),
     ),
 }
 

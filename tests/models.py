@@ -21,12 +21,29 @@ def write(
 ) -> Path:
     """Write a fitted estimator in skops format, with signature and input example."""
     example = pd.DataFrame(np.asarray(rows)[:3], columns=pd.Index(names))
+    answers = estimator.predict(example.to_numpy())
+    return _save(directory, estimator, example, answers, trusted_types)
+
+
+def write_frame(directory: Path, estimator: BaseEstimator, rows: pd.DataFrame) -> Path:
+    """Write an estimator that was fitted on a frame of columns of any kind."""
+    example = rows[:3]
+    return _save(directory, estimator, example, estimator.predict(example), None)
+
+
+def _save(
+    directory: Path,
+    estimator: BaseEstimator,
+    example: pd.DataFrame,
+    answers: Any,
+    trusted_types: list[str] | None,
+) -> Path:
     mlflow.sklearn.save_model(
         estimator,
         str(directory),
         serialization_format="skops",
         skops_trusted_types=trusted_types or list(model_types.TRUSTED_TYPES),
-        signature=infer_signature(example, estimator.predict(example.to_numpy())),
+        signature=infer_signature(example, answers),
         input_example=example,
         pip_requirements=["scikit-learn"],
     )

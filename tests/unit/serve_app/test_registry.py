@@ -14,9 +14,11 @@ import skops.io
 import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
+from sklearn.compose import make_column_transformer
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
 from contract import names
 from contract.tracking import MlflowUnreachableError
@@ -62,6 +64,19 @@ def test_a_model_predicts_in_the_signatures_order(directory: Path) -> None:
     np.testing.assert_allclose(model.predict(np.array([[1.0, 10.0]])).values, [21.0])
 
 
+def test_a_pipeline_of_columns_of_all_kinds_is_read(tmp_path: Path) -> None:
+    """Text and truth values beside numbers: its example is a record of them."""
+    frame = pd.DataFrame(
+        {"size": [20.5, 80.0], "rooms": [1, 3], "city": ["Oslo", "Rome"], "new": [True, False]}
+    )
+    columns = make_column_transformer((OneHotEncoder(), ["city"]), remainder="passthrough")
+    estimator = make_pipeline(columns, LogisticRegression()).fit(frame, ["cheap", "dear"])
+    model = model_files.read(models.write_frame(tmp_path / "model", estimator, frame))
+    assert model.example.tolist() == [(20.5, 1, "Oslo", True)]
+    assert model.predict(model.example).values.tolist() == ["cheap"]
+    assert model.labels == ("cheap", "dear")
+
+
 def test_tree_ensembles_are_on_the_list(tmp_path: Path) -> None:
     """Gradient boosting loads by our list of types."""
     estimator = GradientBoostingRegressor(n_estimators=3).fit(ROWS, ROWS[:, 0])
@@ -92,7 +107,7 @@ def test_a_type_that_is_not_on_the_list_is_refused_by_name(tmp_path: Path) -> No
         (["flavors"], {"xgboost": {}}, "skops"),
         (["signature"], None, "signature"),
         (["signature", "inputs"], '[{"type": "tensor"}]', "named columns"),
-        (["signature", "inputs"], '[{"type": "string", "name": "a"}]', "of type string"),
+        (["signature", "inputs"], '[{"type": "binary", "name": "a"}]', "of type binary"),
     ],
 )
 def test_what_would_run_code_or_cannot_be_checked_is_refused(
