@@ -1,6 +1,7 @@
 """Ingress: the deployment that answers HTTP and sends coalesced rows to the workers."""
 
 import asyncio
+import gc
 import os
 import time
 from functools import partial
@@ -79,6 +80,7 @@ class Ingress:
         """Return the routes; called by Serve after the constructor."""
         if self._has_lines:
             self._workers.follow()
+        gc.freeze()  # or every full collection would go through all that was imported
         return self._application
 
     def endpoint(self, scope: Scope) -> ASGIApp | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -99,6 +100,7 @@ class ModelWorker:
         self._deadline_s = settings.limits.deadline_s
         self._server = Server(self.predict)
         self._address: Address | None = None
+        gc.freeze()  # or every full collection would go through all that was imported
 
     async def address(self) -> Address:
         """Return where ingresses reach this worker without Serve's own calls."""
