@@ -7,7 +7,7 @@ other; and a null fits no column.
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -36,18 +36,21 @@ def columns_of(body: bytes, reader: RecordReader) -> dict[str, list[Any]]:
 
     Raises MalformedCsvError, InvalidRecordsError, BodyTooLargeError.
     """
-    header, records = _table(_text(body), reader.max_records)
+    text = _text(body)
+    _check_values(text, (reader.max_records + 1) * len(reader.signature.names))
+    header, records = _table(text, reader.max_records)
+    if "" in header:
+        raise InvalidRecordsError("a column has no name: write no index, as to_csv(index=False)")
     reader.check_names(header)
     if len(set(header)) != len(header):
         twice = next(name for name in header if header.count(name) > 1)
         raise InvalidRecordsError(f"column {twice[:ECHOED]!r}: stands twice in the header")
     if {len(record) for record in records} - {len(header)}:
         raise invalid(_ragged(records, len(header)), len(records))
+    reader.check_count(len(records))
     known = {column.name: column for column in reader.signature.columns}
-    return {
-        name: _values(known[name], [record[at] for record in records])
-        for at, name in enumerate(header)
-    }
+    columns = zip(header, zip(*records, strict=True), strict=True)
+    return {name: _values(known[name], texts) for name, texts in columns}
 
 
 def _text(body: bytes) -> str:
@@ -60,6 +63,16 @@ def _text(body: bytes) -> str:
     if "\0" in text:
         raise MalformedCsvError("the body holds a null character")
     return text
+
+
+def _check_values(text: str, most_values: int) -> None:
+    """Raise BodyTooLargeError for more values than so many; a comma in quotes separates none."""
+    if text.count(",") <= most_values:
+        return
+    if sum(part.count(",") for part in text.split('"')[::2]) > most_values:
+        raise BodyTooLargeError(
+            f"the body holds more than {most_values} values: send fewer records at once"
+        )
 
 
 def _table(text: str, max_records: int) -> tuple[list[str], list[list[str]]]:
@@ -85,7 +98,7 @@ def _ragged(records: list[list[str]], width: int) -> list[Fault]:
     ]
 
 
-def _values(column: Column, texts: list[str]) -> list[Any]:
+def _values(column: Column, texts: Sequence[str]) -> list[Any]:
     if column.type == "string":
         return [None if _is_missing(text) else text for text in texts]
     if column.type == "boolean":
@@ -97,7 +110,7 @@ def _values(column: Column, texts: list[str]) -> list[Any]:
         return [_number(convert, alphabet, text) for text in texts]
 
 
-def _numbers(convert: Callable[[str], Any], alphabet: bytes, texts: list[str]) -> list[Any]:
+def _numbers(convert: Callable[[str], Any], alphabet: bytes, texts: Sequence[str]) -> list[Any]:
     """Return all texts as numbers; raises ValueError if one isn't a number."""
     if "".join(texts).encode().translate(None, alphabet):
         raise ValueError

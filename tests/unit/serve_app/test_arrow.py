@@ -381,6 +381,8 @@ def mutations(draw: st.DrawFn) -> tuple[Signature, bytes]:
     signature, valid = draw(st.sampled_from(STREAMS))
     body = bytearray(valid)
     for _ in range(draw(st.integers(1, 6))):
+        if not body:
+            break
         at = draw(st.integers(0, len(body) - 1))
         change = draw(st.sampled_from(["byte", "word", "long", "cut", "insert", "end"]))
         if change == "byte":
