@@ -27,6 +27,8 @@ from sklearn.preprocessing import OneHotEncoder
 from tests import models, running
 from tests.running import Running
 
+pytestmark = pytest.mark.timeout(600)  # two servers start
+
 MLFLOW_START_TIMEOUT_S = 90.0
 JSON = "application/json"
 CSV = "text/csv"
