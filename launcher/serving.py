@@ -108,10 +108,12 @@ def answers(address: str) -> bool:
 
 
 def example(address: str) -> str:
-    """Return a record, as JSON, that the served model takes: 0.2 for each of its features."""
+    """Return a record, as JSON, that the served model takes: its own example, or just a number."""
     try:
         facts = requests.get(f"{address}/model", timeout=_TIMEOUT_S).json()
-        features = [column["name"] for column in facts["signature"]]
-    except (requests.RequestException, ValueError, KeyError, TypeError):
-        features = []
-    return "0.2" if len(features) <= 1 else json.dumps(dict.fromkeys(features, 0.2))
+        columns, record = facts["signature"], facts["example"]
+    except (requests.RequestException, ValueError, LookupError, TypeError):
+        return "0.2"
+    if [column["type"] for column in columns] == ["double"]:
+        return "0.2"
+    return json.dumps(record).replace("'", r"\u0027")  # it stands between such quotes

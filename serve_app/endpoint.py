@@ -1,6 +1,7 @@
 """A route that predicts, as an ASGI application: a bounded body in, one protocol, an answer out."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,12 @@ logger = logging.getLogger(__name__)
 
 REQUEST_ID: Final = "endeavour.request_id"
 """Where in the ASGI scope `front.Front` leaves the request id, if it answers for Serve."""
+
+CLOSE: Final = (b"connection", b"close")
+"""The header of an answer to a request whose body is not read to its end."""
+
+LINGER_S: Final = 1.0
+"""Longest that such a body is read on, and discarded, after the answer."""
 
 _MOST_DIGITS: Final = 18
 """Of a `content-length` that is looked at; longer ones are too large."""
@@ -74,8 +81,12 @@ class Endpoint:
             return
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer
             problem = _problem(error, scope)
-            body = problem.body(self._members(problem))
-            await _send(send, scope, problem.status, problem.raw_headers(), body)
+            headers, body = problem.raw_headers(), problem.body(self._members(problem))
+            is_cut_off = CLOSE in headers
+            await _send(send, scope, problem.status, headers, body, is_whole=not is_cut_off)
+            if is_cut_off:
+                await self._linger(receive)
+                await send({"type": "http.response.body", "body": b""})
         else:
             headers = [
                 (b"content-type", answer.media_type.encode()),
@@ -141,6 +152,17 @@ class Endpoint:
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
+    async def _linger(self, receive: Receive) -> None:
+        """Discard some of what still comes: a connection closed at once would lose the answer."""
+        left = self._limits.max_body_bytes
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while left > 0:
+                    message = await receive()
+                    if not message.get("more_body", False):
+                        return
+                    left -= len(message.get("body", b""))
+
     def _too_large(self) -> BodyTooLargeError:
         return BodyTooLargeError(
             f"the body is larger than {self._limits.max_body_bytes} bytes: send fewer records",
@@ -178,9 +200,11 @@ def _refuse_errors(predictions: Predictions) -> None:
     raise UnpredictableRecordsError(detail, errors=faults[:MAX_REPORTED_ERRORS])
 
 
-async def _send(send: Send, scope: Scope, status: int, headers: Headers, body: bytes) -> None:
+async def _send(
+    send: Send, scope: Scope, status: int, headers: Headers, body: bytes, is_whole: bool = True
+) -> None:
     headers.append((b"content-length", b"%d" % len(body)))
     if REQUEST_ID in scope:
         headers.append((b"x-request-id", scope[REQUEST_ID]))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": not is_whole})

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app import media, mlflow_scoring, open_inference, open_inference_pages, openapi
+from serve_app import media, mlflow_scoring, open_inference, open_inference_pages, openapi, schemas
 from serve_app.docs_page import DocsPage
 from serve_app.endpoint import Endpoint, Headers, Limits, Predict
 from serve_app.errors import (
@@ -158,6 +158,7 @@ def _describe(model: ServedModel) -> dict[str, Any]:
         "metrics": dict(version.metrics),
         "signature": [asdict(column) for column in model.signature.columns],
         "classes": model.classes,
+        "example": schemas.example(model.signature, model.example),
     }
 
 

@@ -195,6 +195,7 @@ _MODEL: Final = {
                 "items": strict({"name": _TEXT, "type": {"enum": sorted(TYPES)}}),
             },
             "classes": {"type": ["array", "null"], "items": _TEXT},
+            "example": named("RecordByName"),
         }
     ),
 }

@@ -89,10 +89,11 @@ def test_not_ready_is_503_while_live_is_200() -> None:
 
 
 def test_model_describes_what_is_served() -> None:
-    """Name, version, weight, run, digest, signature and metrics."""
+    """Name, version, weight, run, digest, signature, example and metrics."""
     facts = client().get("/model").json()
     assert facts["versions"] == [{"version": "7", "role": "champion", "weight": 1.0}]
     assert facts["signature"] == [{"name": "bmi", "type": "double"}]
+    assert facts["example"] == {"bmi": 0.0}
     assert (facts["name"], facts["run_id"], facts["metrics"]) == ("diabetes", "run1", {"r2": 0.47})
 
 
