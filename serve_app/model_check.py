@@ -13,7 +13,9 @@ def check(model: Model) -> None:
     """Raise UnservableModelError unless the estimator fits its signature and its example."""
     _check_columns(model)
     rows = len(model.example)
-    _check_shape("predict", _answer(model, "predict"), (rows,))
+    answer = _answer(model, "predict")
+    _check_shape("predict", answer, (rows,))
+    _check_kind(answer)
     if model.classes is not None:
         _check_shape("predict_proba", _answer(model, "predict_proba"), (rows, len(model.classes)))
     if reasons := list(model.predict(model.example).errors.values()):
@@ -59,4 +61,13 @@ def _check_shape(method: str, values: Any, shape: tuple[int, ...]) -> None:
         raise UnservableModelError(
             f"{method} gives an array of shape {values.shape} for the input example, not {shape}: "
             "only models with one value a record are served"
+        )
+
+
+def _check_kind(values: Any) -> None:
+    written = {type(value) for value in values.tolist()}
+    if not written <= {bool, int, float, str}:
+        raise UnservableModelError(
+            f"predict gives values of the type {values.dtype} for the input example: "
+            "only numbers, truth values and text can be answered"
         )

@@ -139,7 +139,6 @@ def ask_with(service: Running, header: str, value: bytes) -> tuple[HTTPResponse,
         ("x-request-disconnect-disabled", b"\xff"),
         ("serve_multiplexed_model_id", b"\xff"),
         ("x-session-id", b"\xff"),
-        ("accept", b"\xff"),
     ],
 )
 def test_headers_meant_for_serve_change_nothing(

@@ -269,6 +269,9 @@ CASES = [
     Case(
         "accepts no JSON", 406, "not_acceptable", x(GOOD), headers={**TYPED, "accept": "text/html"}
     ),
+    Case(
+        "odd bytes in accept", 406, "not_acceptable", x(GOOD), headers={**TYPED, "accept": "\xff"}
+    ),
     Case("refuses all", 406, "not_acceptable", x(GOOD), headers={**TYPED, "accept": "*/*;q=0"}),
     Case("proba neither true nor false", 400, "invalid_parameter", x(GOOD), "/stream?proba=1"),
     Case(

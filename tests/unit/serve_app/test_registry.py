@@ -186,6 +186,9 @@ class Odd(LinearRegression):  # type: ignore[misc]
         (np.zeros(2), "one value a record"),
         (np.float64(1), "one value a record"),
         (np.array([np.nan]), "no finite number"),
+        (np.array([1j]), "complex128.*only numbers"),
+        (np.array([b"a"]), "only numbers, truth values and text"),
+        (np.array([None]), "only numbers, truth values and text"),
     ],
 )
 def test_a_model_that_cannot_answer_is_refused_when_it_is_loaded(answer: Any, says: str) -> None:
