@@ -1,6 +1,6 @@
 # `make` alone prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run dev train promote rollback export stop test test-system lint format lock system-packages
+.PHONY: help install install-dev run dev train promote rollback export stop test test-system bench lint format lock system-packages bench-packages
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -49,6 +49,9 @@ test: lint ## everything: lint, types, all tests
 test-system: $(DEV_INSTALLED) ## the long forms of the fault, load and rollout tests
 	$(BIN)/python -m pytest -m system
 
+bench: $(INSTALLED) ## measure the service and its peers, into benchmarks/RESULTS.md (BENCH="--quick")
+	@exec $(BIN)/python -m benchmarks $(BENCH)
+
 lint: $(DEV_INSTALLED) ## ruff, mypy, and the checks of Dockerfile, compose file and workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -79,6 +82,14 @@ system-packages: ## install the system packages that the tests need (Debian, as 
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; \
 	else \
 		echo "error: install these first:$$missing" >&2; exit 2; \
+	fi
+
+bench-packages: ## install the load generator that `make bench` needs (Debian, as root)
+	@if command -v wrk >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends wrk; \
+	else \
+		echo "error: install wrk first" >&2; exit 2; \
 	fi
 
 $(BIN)/python:

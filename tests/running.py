@@ -23,7 +23,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 READY_LINE = "Ctrl-C stops everything."
 NOT_COPIED = shutil.ignore_patterns(
-    ".git", ".venv", "var", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"
+    ".git", ".venv", ".venvs", "var", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"
 )
 START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 30.0

@@ -28,6 +28,12 @@ RUN_ELSEWHERE = {
     "make test": (".ci/run", "make test"),
     "make lint": ("Makefile", "test: lint"),
     "make format": ("Makefile", "$(BIN)/ruff format --check ."),
+    "make bench": ("tests/e2e/test_make_bench.py", '["make", "bench", "BENCH='),
+    'make bench BENCH="--quick --only starlette"': (
+        "tests/e2e/test_make_bench.py",
+        '["make", "bench", "BENCH=--quick --only starlette"]',
+    ),
+    "make bench-packages": ("tests/e2e/test_make_bench.py", '["make", "bench-packages"]'),
     "make export": ("tests/e2e/test_make_run.py", '"export"'),
     'make rollback REASON="slow answers since Monday"': (
         "tests/integration/train/test_command.py",
