@@ -19,6 +19,11 @@ PURE = {
     "serve_app/blame.py": {"ray", "mlflow", "starlette"},
     "serve_app/original.py": {"ray", "mlflow", "starlette"},
     "serve_app/endpoint.py": {"ray", "mlflow", "sklearn", "skops"},
+    "serve_app/openapi.py": {"ray", "mlflow", "starlette"},
+    "serve_app/operations.py": {"ray", "mlflow", "starlette"},
+    "serve_app/schemas.py": {"ray", "mlflow", "starlette"},
+    "serve_app/mlflow_openapi.py": {"ray", "mlflow", "starlette"},
+    "serve_app/open_inference_openapi.py": {"ray", "mlflow", "starlette"},
     "serve_app/routes.py": {"ray", "mlflow", "sklearn", "skops"},
     "serve_app/ingress.py": {"mlflow", "sklearn", "skops"},
 }
