@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import boto3  # type: ignore[import-untyped]
 import mlflow
@@ -26,10 +23,9 @@ from sklearn.datasets import load_iris
 
 from contract import names
 from contract.model_types import TRUSTED_TYPES
-from train.lock import PromotionLock
+from tests.integration.train.registry import aliases, only_run, versions
 from train.promotion import moves
 
-ROOT = Path(__file__).parents[3]
 Train = Callable[..., subprocess.CompletedProcess[str]]
 WriteConfig = Callable[..., Path]
 
@@ -44,24 +40,6 @@ class Trained:
     seconds: float
     run: Run
     artifacts: Path
-
-
-def only_run(client: MlflowClient, experiment: str) -> Run:
-    """Return the one run of an experiment."""
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    (run,) = client.search_runs([found.experiment_id])
-    return run
-
-
-def versions(client: MlflowClient, model_name: str) -> list[str]:
-    """Return the version numbers of a model, the newest first."""
-    return [str(v.version) for v in client.search_model_versions(f"name = '{model_name}'")]
-
-
-def aliases(client: MlflowClient, model_name: str) -> dict[str, str]:
-    """Return version by alias."""
-    return {k: str(v) for k, v in client.get_registered_model(model_name).aliases.items()}
 
 
 @pytest.fixture(scope="module")
@@ -244,72 +222,6 @@ def test_local_cluster_gives_the_same_weights_and_leaves_the_home_alone(
     assert not (home / ".ray").exists()
 
 
-@pytest.mark.system
-def test_job_that_died_before_the_promotion_is_finished_by_the_next(
-    train: Train, write_config: WriteConfig, mlflow_client: MlflowClient
-) -> None:
-    """A version that was registered and never promoted is promoted, not registered again.
-
-    The shipped boosting settings do the work here: all ten features, gradient boosting.
-    """
-    config = write_config("boosting", "train_config_boosting.yaml")
-    first = train("--config", config)
-    assert first.returncode == 0, first.stderr
-    # Take back what comes after the registration.
-    mlflow_client.delete_registered_model_alias("boosting", names.CHAMPION)
-    for tag in mlflow_client.get_model_version("boosting", "1").tags:
-        if tag.startswith(names.TAG_PROMOTION):
-            mlflow_client.delete_model_version_tag("boosting", "1", tag)
-    again = train("--config", config)
-    assert again.returncode == 0, again.stderr
-    assert "GradientBoostingRegressor, 100 stages, loss " in again.stdout
-    assert "boosting version 1 is champion now" in again.stdout
-    assert versions(mlflow_client, "boosting") == ["1"]
-    assert aliases(mlflow_client, "boosting") == {names.CHAMPION: "1"}
-
-
-def test_job_is_judged_again_when_the_champion_moved_meanwhile(
-    ray_environment: dict[str, str],
-    mlflow_server: str,
-    write_config: WriteConfig,
-    mlflow_client: MlflowClient,
-    train: Train,
-) -> None:
-    """A job that waits for the lock while another promotes is held against the new champion."""
-    quick = {"gate": {"minimum": {}}, "cross_validation": {"folds": 0}}
-    first = write_config("race", estimator=boosting(1), **quick)
-    assert train("--config", first).returncode == 0
-    second = write_config("race", experiment="race-2", estimator=boosting(2), **quick)
-    with subprocess.Popen(
-        [sys.executable, "-m", "train", "--config", str(second)],
-        cwd=ROOT,
-        env={**os.environ, **ray_environment, "MLFLOW_TRACKING_URI": mlflow_server},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as waiting:
-        with PromotionLock(mlflow_client, "race").hold():
-            assert waiting.stdout is not None
-            while not waiting.stdout.readline().startswith("[6/7]"):
-                assert waiting.poll() is None
-            # Another job, while this one waits: the same model again, as version 2.
-            source = str(mlflow_client.get_model_version("race", "1").source)
-            model_id = source.removeprefix("models:/")
-            mlflow_client.create_model_version("race", source, model_id=model_id)
-            mlflow_client.set_registered_model_alias("race", names.CHAMPION, "2")
-        waiting.communicate(timeout=150)
-    assert waiting.returncode == 0
-    assert aliases(mlflow_client, "race") == {names.CHAMPION: "3", names.PREVIOUS: "2"}
-    run = only_run(mlflow_client, "race-2")
-    assert run.data.tags[names.TAG_JUDGED_AGAINST] == "2"
-    assert mlflow_client.get_model_version("race", "3").tags[names.TAG_JUDGED_AGAINST] == "2"
-
-
-def boosting(trees: int) -> dict[str, Any]:
-    """Settings of a small estimator."""
-    path = "sklearn.ensemble.GradientBoostingRegressor"
-    return {"path": path, "parameters": {"n_estimators": trees, "max_depth": 1}}
-
-
 @pytest.fixture
 def bucket(free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket on an S3 server of this test's own, found through AWS's usual variables."""
@@ -360,49 +272,3 @@ def test_classifier_is_trained_from_parquet_on_s3(
     signature = mlflow.models.get_model_info(f"models:/{model}").signature
     assert signature is not None
     assert signature.outputs.to_dict() == [{"type": "string", "required": True}]
-
-
-def test_job_waits_for_a_free_cpu_only_so_long(
-    ray_environment: dict[str, str],
-    train: Train,
-    write_config: WriteConfig,
-    mlflow_client: MlflowClient,
-) -> None:
-    """When others hold every CPU, the job ends with exit code 4 and says what it lacked."""
-    code = (
-        "import ray, sys\n"
-        "ray.init(log_to_driver=False)\n"
-        "@ray.remote(num_cpus=2)\n"
-        "class Holder:\n"
-        "    def here(self): pass\n"
-        "holder = Holder.remote(); ray.get(holder.here.remote())\n"
-        "print('held', flush=True); sys.stdin.read()\n"
-    )
-    config = write_config("starved", deadlines={"compute_s": 2})
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**os.environ, **ray_environment},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        done = train("--config", config)
-        holder.communicate("")
-    assert done.returncode == 4
-    assert "error: no free CPU on the Ray cluster within 2 s" in done.stderr
-    assert mlflow_client.get_experiment_by_name("starved") is None
-
-
-def test_dead_ray_address_ends_the_job_in_time(
-    train: Train, write_config: WriteConfig, free_port: Callable[[], int]
-) -> None:
-    """Exit code 4 within 30 s, where Ray itself would try for two minutes."""
-    address = f"127.0.0.1:{free_port()}"
-    started = time.monotonic()
-    done = train("--config", write_config("dead-ray"), environment={"RAY_ADDRESS": address})
-    assert done.returncode == 4
-    assert f"error: no Ray cluster answers at {address}" in done.stderr
-    assert time.monotonic() - started < 30
