@@ -1,4 +1,4 @@
-"""What tests of every kind share: free ports, processes that end, and a real MLflow server."""
+"""What tests of every kind share: their order, free ports, and servers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,43 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
 
+from tests import running
+from tests.e2e import container
+from tests.e2e.container import Image
+from tests.running import Running
+
+ORDER = ("unit", "integration/train", "e2e")
+"""The folders that come first, so that `first_run` installs while quick tests run, then trains."""
+
 PORTS = range(20_000, 30_000)
 """Below the ephemeral range, so that no outgoing connection takes a port between probe and use."""
 
 MLFLOW_START_TIMEOUT_S = 90.0
+FIRST_START_S = 600.0
+IMAGE_BUILD_S = 240.0
 STOP_TIMEOUT_S = 15.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the tests into the order of their folders."""
+    folders = [Path(__file__).parent / folder for folder in ORDER]
+
+    def place(item: pytest.Item) -> int:
+        places = (n for n, folder in enumerate(folders) if item.path.is_relative_to(folder))
+        return next(places, len(folders))
+
+    items.sort(key=place)
+
+
+def is_needed(request: pytest.FixtureRequest, fixture: str) -> bool:
+    """Whether a test of this run takes a fixture."""
+    return any(fixture in getattr(item, "fixturenames", ()) for item in request.session.items)
 
 
 def find_free_port() -> int:
@@ -63,8 +90,54 @@ def wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) ->
 
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """A function that names a port on which nothing listens."""
-    return find_free_port
+    """A function that names a port on which nothing listens, each once in a run."""
+    named: set[int] = set()
+
+    def find() -> int:
+        while (port := find_free_port()) in named:
+            pass
+        named.add(port)
+        return port
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def first_run(
+    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[Running]:
+    """`make run` in a clean copy, without .venv and without var; it may still be installing."""
+    clone = running.copy_project(tmp_path_factory.mktemp("clone") / "project")
+    launched = running.launch(clone, running.environ(free_port), ["make", "run"])
+    yield launched
+    running.stop(launched)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _first_run_goes_ahead(request: pytest.FixtureRequest) -> None:
+    """Let it install while other tests run: that takes more than a minute of one core."""
+    if is_needed(request, "first"):
+        request.getfixturevalue("first_run")
+
+
+@pytest.fixture(scope="session")
+def first(first_run: Running) -> Running:
+    """The system of the first `make run`. The last test of test_make_run.py ends it."""
+    running.await_start(first_run, FIRST_START_S)
+    return first_run
+
+
+@pytest.fixture(scope="session")
+def image_build(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Image]]:
+    """What the Dockerfile makes; it may still be training."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(container.build_image, tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="session")
+def image(image_build: Future[Image]) -> Image:
+    """What the Dockerfile makes."""
+    return image_build.result(IMAGE_BUILD_S)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Model directories for tests, written by MLflow as training writes them."""
+"""Models for tests, in directories and in a registry, written by MLflow as training writes them."""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +6,15 @@ from typing import Any
 import mlflow.sklearn
 import numpy as np
 import pandas as pd
-from mlflow.models import infer_signature
+from mlflow import MlflowClient
+from mlflow.models import ModelSignature, infer_signature
+from mlflow.types import ColSpec, DataType, Schema
 from sklearn.base import BaseEstimator
+from sklearn.linear_model import LinearRegression
 
-from contract import model_types
+from contract import model_types, names
+
+ROWS = np.random.default_rng(0).normal(size=(10, 1))
 
 
 def write(
@@ -48,3 +53,28 @@ def _save(
         pip_requirements=["scikit-learn"],
     )
     return directory
+
+
+def register(
+    client: MlflowClient, name: str, slope: float, serialization_format: str = "skops"
+) -> str:
+    """Log and register y = slope x, make it champion, and return its version."""
+    mlflow.set_experiment(name)
+    with mlflow.start_run() as run:
+        mlflow.log_metric("test_r2", slope)
+        info = mlflow.sklearn.log_model(
+            LinearRegression().fit(ROWS, ROWS[:, 0] * slope),
+            name=names.MODEL_ARTIFACT,
+            serialization_format=serialization_format,
+            signature=ModelSignature(
+                Schema([ColSpec(DataType.double, "x")]), Schema([ColSpec(DataType.double)])
+            ),
+            pip_requirements=["scikit-learn"],
+        )
+    if not client.search_registered_models(filter_string=f"name='{name}'"):
+        client.create_registered_model(name)
+    version = client.create_model_version(
+        name, info.model_uri, run_id=run.info.run_id, model_id=info.model_id
+    ).version
+    client.set_registered_model_alias(name, names.CHAMPION, version)
+    return str(version)

@@ -21,6 +21,7 @@ import requests
 import yaml
 
 ROOT = Path(__file__).parent.parent
+LAUNCHER = (sys.executable, "-m", "launcher", "run", "--train", "train_config.yaml")
 READY_LINE = "Ctrl-C stops everything."
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".venvs", "var", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"
@@ -173,32 +174,20 @@ def environ(free_port: Callable[[], int], **changes: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("RAY_", "MLFLOW_", "MODEL_")) and name != "PYTHONPATH"
     }
-    numbers: set[int] = set()
-    while len(numbers) < 3:
-        numbers.add(free_port())
-    chosen = dict(zip(("PORT", "MLFLOW_PORT", "RAY_DASHBOARD_PORT"), numbers, strict=True))
-    return {**kept, **{name: str(port) for name, port in chosen.items()}, **changes}
+    return {**kept, **ports(free_port), **changes}
 
 
-def start(
-    root: Path,
-    environ: Mapping[str, str],
-    command: Sequence[str] = (),
-    start_timeout_s: float = START_TIMEOUT_S,
-) -> Running:
-    """Start a system and return when it says that it answers.
+def ports(free_port: Callable[[], int]) -> dict[str, str]:
+    """The three ports that people use, all free."""
+    return {name: str(free_port()) for name in ("PORT", "MLFLOW_PORT", "RAY_DASHBOARD_PORT")}
 
-    Raises RuntimeError with its output if it ends before that, or takes too long.
-    """
+
+def launch(root: Path, environ: Mapping[str, str], command: Sequence[str] = ()) -> Running:
+    """Begin to start a system, and return at once."""
     log = root / "launcher.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [
-                *(
-                    command
-                    or [sys.executable, "-m", "launcher", "run", "--train", "train_config.yaml"]
-                )
-            ],
+            [*(command or LAUNCHER)],
             cwd=root,
             env=dict(environ),
             stdin=subprocess.DEVNULL,
@@ -206,33 +195,44 @@ def start(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    running = Running(root, process, log, environ)
-    try:
-        wait_for(
-            lambda: READY_LINE in running.output() or process.poll() is not None, start_timeout_s
-        )
-        if process.poll() is not None:
-            raise RuntimeError(f"ended with {process.returncode}:\n{running.output()}")
-    except BaseException:
-        stop(running)
-        raise
-    return running
+    return Running(root, process, log, environ)
+
+
+def await_start(running: Running, timeout_s: float = START_TIMEOUT_S) -> None:
+    """Return when a system says that it answers.
+
+    Raises RuntimeError with its output if it ends before that, TimeoutError if it takes too long.
+    """
+    process = running.process
+    wait_for(lambda: READY_LINE in running.output() or process.poll() is not None, timeout_s)
+    if process.poll() is not None:
+        raise RuntimeError(f"ended with {process.returncode}:\n{running.output()}")
 
 
 def stop(running: Running) -> None:
-    """End a system for good, however it is, with everything that it has started."""
-    started: list[psutil.Process] = []
-    with contextlib.suppress(psutil.Error, OSError, KeyError, ValueError):
-        started = running.processes()
-    for number in (signal.SIGINT, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(running.process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            running.process.wait(STOP_TIMEOUT_S + 10)
-            break
-    for process in started:
+    """End a system at once, however it is, with everything that it has started.
+
+    Its launcher is halted first: so it starts nothing more, and still inherits what the killed
+    leave behind. How a system ends in order is what `interrupt` is for.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.process.pid, signal.SIGSTOP)
+    with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+        scratch = running.state["scratch"]
+        wait_for(lambda: not kill_all(running.processes()[1:]), STOP_TIMEOUT_S)
+        shutil.rmtree(scratch, ignore_errors=True)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.process.pid, signal.SIGKILL)
+    running.process.wait(STOP_TIMEOUT_S)
+
+
+def kill_all(processes: Sequence[psutil.Process]) -> bool:
+    """Kill processes, and return whether one of them was alive."""
+    alive = [process for process in processes if is_alive(process)]
+    for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+    return bool(alive)
 
 
 @contextlib.contextmanager
@@ -261,14 +261,12 @@ def end_tree(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def system(
-    root: Path,
-    environ: Mapping[str, str],
-    command: Sequence[str] = (),
-    start_timeout_s: float = START_TIMEOUT_S,
+    root: Path, environ: Mapping[str, str], command: Sequence[str] = ()
 ) -> Iterator[Running]:
     """A system that runs inside the `with` block."""
-    running = start(root, environ, command, start_timeout_s)
+    running = launch(root, environ, command)
     try:
+        await_start(running)
         yield running
     finally:
         stop(running)

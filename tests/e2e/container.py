@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.e2e.dockerfile import ROOT, Stage, chain
+from tests.e2e.dockerfile import ROOT, Stage, chain, read
+
+CHECK_S = 10.0
 
 
 @dataclass
@@ -52,6 +54,31 @@ class Container:
             check=False,
             timeout=timeout_s,
         )
+
+
+@dataclass(frozen=True)
+class Image:
+    """The stage that serves, and the one that has trained and exported its model."""
+
+    model: Container
+    serve: Container
+
+    @property
+    def command(self) -> list[str]:
+        """What the image runs, unless it is told something else."""
+        return read()["serve"].last("CMD").exec_form
+
+    def health_code(self, ports: Mapping[str, str]) -> int:
+        """Run the health check, which reads a moved port from PORT, and return its exit code."""
+        check = read()["serve"].last("HEALTHCHECK").exec_form
+        return self.serve.run(check, CHECK_S, ports).returncode
+
+
+def build_image(folder: Path) -> Image:
+    """Build what a plain `docker build` makes, in folders below this one."""
+    stages = read()
+    model = build(stages, "model", folder / "model", {})
+    return Image(model, build(stages, "serve", folder / "serve", {"model": model}))
 
 
 def build(

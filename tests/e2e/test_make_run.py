@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,32 @@ import requests
 import yaml
 
 from tests import running
+from tests.conftest import is_needed
 from tests.running import Running, Stopped
 
 AGAIN_START_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def second(
+    first: Running, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[Running]:
+    """Another copy that serves another model; it may still be starting."""
+    copy = running.copy_project(tmp_path_factory.mktemp("second") / "project")
+    environ = running.environ(
+        free_port, VENV=str(first.root / ".venv"), MODEL_NAME="diabetes-boosting"
+    )
+    command = ["make", "run", "CONFIG=train_config_boosting.yaml"]
+    launched = running.launch(copy, environ, command)
+    yield launched
+    running.stop(launched)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _second_goes_ahead(request: pytest.FixtureRequest) -> None:
+    """Let it start while the tests of the first one run."""
+    if is_needed(request, "second"):
+        request.getfixturevalue("second")
 
 
 def mlflow(service: Running, route: str, **parameters: Any) -> Any:
@@ -120,6 +143,7 @@ def test_a_refused_model_changes_nothing_and_the_job_says_3(first: Running) -> N
     """The gate's exit code comes through Ray's job; alias and versions stay."""
     config = yaml.safe_load((first.root / "train_config.yaml").read_text())
     config["gate"] = {**config.get("gate", {}), "minimum": {"r2": 0.99}}
+    config["cross_validation"] = {"folds": 0}
     (first.root / "hard.yaml").write_text(yaml.safe_dump(config))
     completed = subprocess.run(
         [first.root / ".venv/bin/python", "-m", "launcher", "train", "--config", "hard.yaml"],
@@ -164,26 +188,22 @@ def test_an_interrupted_training_command_stops_its_job(first: Running) -> None:
 
 @pytest.mark.timeout(400)
 def test_two_copies_run_side_by_side_and_a_killed_one_is_cleaned_up(
-    first: Running, tmp_path: Path, free_port: Callable[[], int]
+    first: Running, second: Running
 ) -> None:
     """A second copy serves another model; killed outright, `make stop` ends it; the first never
     notices.
     """
-    copy = running.copy_project(tmp_path / "second")
-    environ = running.environ(
-        free_port, VENV=str(first.root / ".venv"), MODEL_NAME="diabetes-boosting"
-    )
-    command = ["make", "run", "CONFIG=train_config_boosting.yaml"]
-    with running.system(copy, environ, command) as second:
-        model = second.get("/model").json()
-        assert model["name"] == "diabetes-boosting"
-        assert len(model["signature"]) == 10
-        assert printed_answer(second) > 0
-        processes = second.processes()
-        ports = running.listening_ports(processes)
-        processes[0].kill()
-        second.process.wait(10)
-        subprocess.run(["make", "stop"], cwd=copy, env=environ, check=True, timeout=60)
+    running.await_start(second)
+    assert "GradientBoostingRegressor, 100 stages, loss " in second.output()
+    model = second.get("/model").json()
+    assert model["name"] == "diabetes-boosting"
+    assert len(model["signature"]) == 10
+    assert printed_answer(second) > 0
+    processes = second.processes()
+    ports = running.listening_ports(processes)
+    processes[0].kill()
+    second.process.wait(10)
+    subprocess.run(["make", "stop"], cwd=second.root, env=second.environ, check=True, timeout=60)
     assert not [one for one in processes if running.is_alive(one)]
     assert running.still_held(ports) == []
     assert first.post("/stream", {"X": 0.2}).status_code == 200
@@ -207,10 +227,9 @@ def test_starting_twice_in_one_copy_is_refused(first: Running) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_ctrl_c_leaves_nothing_and_the_next_run_keeps_everything(
-    first: Running, clone: Path, environ: dict[str, str]
-) -> None:
+def test_ctrl_c_leaves_nothing_and_the_next_run_keeps_everything(first: Running) -> None:
     """SIGINT ends all processes within 30 s; a second `make run` answers within 30 s."""
+    clone, environ = first.root, dict(first.environ)
     exported = subprocess.run(
         ["make", "--silent", "export"],
         cwd=clone,

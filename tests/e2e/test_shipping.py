@@ -20,39 +20,21 @@ import yaml
 from launcher import environment
 from tests import running
 from tests.conftest import stop_process_group, wait_until_healthy
-from tests.e2e import container
-from tests.e2e.container import Container
+from tests.e2e.container import CHECK_S, Container, Image
 from tests.e2e.dockerfile import ROOT, read
 
 Environ = Mapping[str, str]
 STAGES = read()
-SERVE = STAGES["serve"]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())[
     "services"
 ]
-CHECK_S = 10.0
 JOB_S = 120.0
-
-
-@pytest.fixture(scope="module")
-def model_stage(tmp_path_factory: pytest.TempPathFactory) -> Container:
-    """The stage that trains the image's model and exports it."""
-    return container.build(STAGES, "model", tmp_path_factory.mktemp("model"), {})
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory, model_stage: Container) -> Container:
-    """The stage that serves."""
-    folder = tmp_path_factory.mktemp("serve")
-    return container.build(STAGES, "serve", folder, {"model": model_stage})
 
 
 @pytest.fixture
 def ports(free_port: Callable[[], int]) -> Environ:
     """The three public ports, all free and different."""
-    names = ("PORT", "MLFLOW_PORT", "RAY_DASHBOARD_PORT")
-    chosen = running.environ(free_port)
-    return {name: chosen[name] for name in names}
+    return running.ports(free_port)
 
 
 def test_the_install_command_is_hash_checked_and_installs_what_is_tested_here() -> None:
@@ -69,66 +51,31 @@ def test_the_install_command_is_hash_checked_and_installs_what_is_tested_here() 
     assert "Would install" not in done.stdout
 
 
-def test_the_build_exports_a_model_that_every_user_may_read(image: Container) -> None:
-    model = image.app / "model"
+def test_the_build_exports_a_model_that_every_user_may_read(image: Image) -> None:
+    model = image.serve.app / "model"
     assert (model / "MLmodel").is_file()
     closed = [path for path in (model, *model.rglob("*")) if not path.stat().st_mode & 0o004]
     assert closed == []
 
 
-def test_the_image_serves_its_model_and_leaves_nothing_at_sigterm(
-    image: Container, ports: Environ
-) -> None:
-    before = files_outside_var(image)
-    assert health_code(image, ports) == 1
-    command = SERVE.last("CMD").exec_form
-    with running.system(image.app, {**image.environ, **ports}, command) as system:
-        assert health_code(image, ports) == 0
-        assert 338 < system.post("/stream", {"X": 0.2}).json()["result"] < 343
-        stopped = system.interrupt(signal.SIGTERM)
-    assert_left_nothing(stopped)
-    assert files_outside_var(image) == before
-
-
-@pytest.mark.system
-def test_the_services_of_compose_work_together(
-    image: Container, model_stage: Container, ports: Environ
-) -> None:
+def test_the_services_of_compose_work_together(image: Image, ports: Environ) -> None:
     """`web` serves the champion of `mlflow`; `train` submits to it and ends with the job's code."""
+    serve = image.serve
     # A registry with a champion, so that `web` needs no training of its own.
-    shutil.copy(model_stage.folder / "tmp" / "mlflow.db", image.app / "var" / "mlflow")
-    with mlflow_service(image, ports):
+    shutil.copy(image.model.folder / "tmp" / "mlflow.db", serve.app / "var" / "mlflow")
+    with mlflow_service(serve, ports):
         assert mlflow_status(ports, "mlflow:5000") == HTTPStatus.OK
         assert mlflow_status(ports, "mlflow.example:5000") == HTTPStatus.FORBIDDEN
-        command, environ = service("web", image, ports)
-        with running.system(image.app, {**environ, **ports}, command) as web:
-            assert health_code(image, ports) == 0
+        command, environ = service("web", serve, ports)
+        with running.system(serve.app, {**environ, **ports}, command) as web:
+            assert image.health_code(ports) == 0
             assert web.post("/stream", {"X": 0.2}).headers["x-model-version"] == "1"
-            command, environ = service("train", image, ports)
-            job = image.run(command, JOB_S, environ)
+            command, environ = service("train", serve, ports)
+            job = serve.run(command, JOB_S, environ)
             assert "nothing registered" in job.stdout, job.stdout + job.stderr
             assert job.returncode == 0
             stopped = web.interrupt(signal.SIGTERM)
-        assert_left_nothing(stopped)
-
-
-def assert_left_nothing(stopped: running.Stopped) -> None:
-    assert stopped.code == 0
-    assert not stopped.processes_left
-    assert not stopped.ports_held
-
-
-def files_outside_var(image: Container) -> set[str]:
-    paths = (path.relative_to(image.app) for path in image.app.rglob("*"))
-    kept = {
-        str(path) for path in paths if path.parts[0] != "var" and "__pycache__" not in path.parts
-    }
-    return kept - {"launcher.log"}
-
-
-def health_code(image: Container, ports: Environ) -> int:
-    """Run the image's health check, which reads a moved port from PORT."""
-    return image.run(SERVE.last("HEALTHCHECK").exec_form, CHECK_S, ports).returncode
+    assert (stopped.code, stopped.processes_left, stopped.ports_held) == (0, [], [])
 
 
 def service(name: str, image: Container, ports: Environ) -> tuple[list[str], dict[str, str]]:

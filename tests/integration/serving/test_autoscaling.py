@@ -70,7 +70,9 @@ def named(row: Any) -> dict[str, float]:
 def test_result_is_the_label(service: Running, classifier: KNeighborsClassifier) -> None:
     """Lists and named columns give the labels that the estimator gives."""
     expected = classifier.predict(DATA[:6]).tolist()
-    assert service.post("/stream", {"X": named(DATA[0])}).json() == {"result": expected[0]}
+    one = service.post("/stream", {"X": named(DATA[0])})
+    assert one.json() == {"result": expected[0]}
+    assert one.headers["x-model-version"] == "local"  # no registry has given it a number
     records = [DATA[0].tolist(), *(named(row) for row in DATA[1:6])]
     assert service.post("/batch", {"X": records}).json() == {"result": expected}
 

@@ -1,4 +1,4 @@
-"""A directory served with no MLflow anywhere: the HTTP contract over real Serve."""
+"""The image serves its model with no MLflow anywhere: the HTTP contract over real Serve."""
 
 from __future__ import annotations
 
@@ -9,42 +9,62 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPResponse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import requests
-from sklearn.datasets import load_diabetes
-from sklearn.linear_model import LinearRegression
+import skops.io
 
-from tests import models, running
+from contract import names
+from contract.model_types import TRUSTED_TYPES
+from tests import running
+from tests.e2e.container import Image
 from tests.running import Running
 
-SLOPE_AND_INTERCEPT = (938.2378612512636, 152.91886182616173)
+Predict = Callable[..., list[float]]
 
 
 @pytest.fixture(scope="module")
-def service(
-    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
-) -> Iterator[Running]:
-    """A service that was told MODEL_SERVED=local."""
-    folder = tmp_path_factory.mktemp("local")
-    rows, target = load_diabetes(return_X_y=True)
-    bmi = rows[:-20, 2:3]
-    estimator = LinearRegression().fit(bmi, target[:-20])
-    directory = models.write(folder / "model", estimator, bmi, ["bmi"])
-    root = running.copy_project(folder / "project")
-    running.change_config(root, shorten_the_wait_for_bodies)
-    environ = running.environ(
-        free_port,
-        MODEL_SERVED="local",
-        MODEL_DIR=str(directory),
-        RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S="5",
-    )
-    with running.system(root, environ) as started:
+def files(image: Image) -> set[str]:
+    """The image's files before it has run."""
+    return files_outside_var(image)
+
+
+@pytest.fixture(scope="module")
+def service(image: Image, files: set[str], free_port: Callable[[], int]) -> Iterator[Running]:
+    """What the image runs: MODEL_SERVED=local. The last test ends it."""
+    running.change_config(image.serve.app, shorten_the_wait_for_bodies)
+    environ = {
+        **image.serve.environ,
+        **running.ports(free_port),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "5",
+    }
+    with running.system(image.serve.app, environ, image.command) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def expected(image: Image) -> Predict:
+    """What the image's model gives, read without serving."""
+    file = image.serve.app / "model" / names.MODEL_FILE
+    model = skops.io.load(file, trusted=list(TRUSTED_TYPES))
+
+    def predict(*values: float) -> list[float]:
+        result: list[float] = model.predict(np.array(values)[:, np.newaxis]).tolist()
+        return result
+
+    return predict
+
+
+def files_outside_var(image: Image) -> set[str]:
+    """The files of the image, but for those that running it may make."""
+    paths = (path.relative_to(image.serve.app) for path in image.serve.app.rglob("*"))
+    kept = {
+        str(path) for path in paths if path.parts[0] != "var" and "__pycache__" not in path.parts
+    }
+    return kept - {"launcher.log"}
 
 
 def shorten_the_wait_for_bodies(config: dict[str, Any]) -> None:
@@ -52,35 +72,33 @@ def shorten_the_wait_for_bodies(config: dict[str, Any]) -> None:
     config["applications"][0]["args"]["limits"] = {"body_timeout_s": 3}
 
 
-def expected(*values: float) -> list[float]:
-    """What the model's weights give."""
-    slope, intercept = SLOPE_AND_INTERCEPT
-    return [slope * value + intercept for value in values]
-
-
-def test_stream_and_batch_answer_as_the_weights_say(service: Running) -> None:
+def test_stream_and_batch_answer_as_the_model_does(service: Running, expected: Predict) -> None:
     """One record and many, order kept, version named."""
     one = service.post("/stream", {"X": 0.2})
     assert one.status_code == 200
     np.testing.assert_allclose(one.json()["result"], expected(0.2)[0])
+    assert 338 < one.json()["result"] < 343
     assert list(one.json()) == ["result"]
-    assert one.headers["x-model-version"] == "local"
+    assert one.headers["x-model-version"] == "1"  # as it was exported
     many = service.post("/batch", {"X": [0.2, 0.5, -0.1]})
     np.testing.assert_allclose(many.json()["result"], expected(0.2, 0.5, -0.1))
 
 
-def test_a_batch_larger_than_a_call_comes_back_in_order(service: Running) -> None:
+def test_a_batch_larger_than_a_call_comes_back_in_order(
+    service: Running, expected: Predict
+) -> None:
     """50,000 rows are spread over the workers and joined again."""
     values = np.linspace(-1, 1, 50_000)
     result = service.post("/batch", {"X": values.tolist()}).json()["result"]
     np.testing.assert_allclose(result, expected(*values))
 
 
-def test_the_health_routes_answer(service: Running) -> None:
-    """`/health` as the original had it; ready after a real prediction."""
+def test_the_health_routes_answer(service: Running, image: Image) -> None:
+    """`/health` as the original had it; ready after a real prediction; so the image is healthy."""
     assert service.get("/health").text == "Ok"
     assert service.get("/health/live").status_code == 200
     assert service.get("/health/ready").status_code == 200
+    assert image.health_code(service.environ) == 0
 
 
 def test_no_mlflow_server_runs(service: Running) -> None:
@@ -142,7 +160,7 @@ def ask_with(service: Running, header: str, value: bytes) -> tuple[HTTPResponse,
     ],
 )
 def test_headers_meant_for_serve_change_nothing(
-    service: Running, header: str, value: bytes
+    service: Running, expected: Predict, header: str, value: bytes
 ) -> None:
     """Clients choose no deadlines, and no bytes make a 500."""
     answer, body = ask_with(service, header, value)
@@ -188,8 +206,9 @@ def test_a_client_that_hangs_up_leaves_its_neighbours_their_answers(service: Run
         assert service.post("/stream", {"X": 0.2}).status_code == 200
 
 
-def test_a_worker_killed_under_load_loses_no_request(service: Running) -> None:
+def test_a_worker_killed_under_load_loses_no_request(service: Running, expected: Predict) -> None:
     """With two workers, one SIGKILL leaves every request answered right; a new one comes."""
+    right = expected(0.2)[0]
     until = time.monotonic() + 8
     statuses: list[int] = []
     wrong: list[float] = []
@@ -199,7 +218,7 @@ def test_a_worker_killed_under_load_loses_no_request(service: Running) -> None:
         while time.monotonic() < until:
             answer = session.post(f"{service.url}/stream", json={"X": 0.2}, timeout=30)
             statuses.append(answer.status_code)
-            if answer.ok and abs(answer.json()["result"] - expected(0.2)[0]) > 1e-6:
+            if answer.ok and abs(answer.json()["result"] - right) > 1e-6:
                 wrong.append(answer.json()["result"])
 
     before = {replica["replica_id"]: replica for replica in service.replicas("ModelWorker")}
@@ -228,16 +247,11 @@ def test_the_dashboard_and_its_jobs_need_the_token(service: Running) -> None:
         assert requests.get(f"{service.dashboard}{route}", timeout=10).status_code in (401, 403)
 
 
-def test_the_model_directory_is_named_if_it_is_missing(
-    tmp_path: Path, free_port: Callable[[], int]
+def test_sigterm_ends_the_image_which_has_written_to_var_only(
+    service: Running, image: Image, files: set[str]
 ) -> None:
-    """The start fails within 30 s with one clear line, and leaves nothing."""
-    root = running.copy_project(tmp_path / "project")
-    environ = running.environ(free_port, MODEL_SERVED="local", MODEL_DIR=str(tmp_path / "none"))
-    began = time.monotonic()
-    with pytest.raises(
-        RuntimeError, match=r"ended with 2(?s:.*)none holds no model: .*make export"
-    ):
-        running.start(root, environ)
-    assert time.monotonic() - began < 30
-    assert not (root / "var" / "run.json").exists()
+    """Exit code 0, no process, no port; after all the tests above."""
+    stopped = service.interrupt(signal.SIGTERM)
+    assert (stopped.code, stopped.processes_left, stopped.ports_held) == (0, [], [])
+    assert image.health_code(service.environ) == 1
+    assert files_outside_var(image) == files
