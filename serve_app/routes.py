@@ -171,7 +171,7 @@ async def _problem(request: Request, error: Exception) -> Response:
 async def _http_problem(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         return await _unexpected(request, error)
-    path = request.scope["path"]  # not of request.url, which fails for odd host headers
+    path = request.scope["path"]  # request.url reads the query, too, whose bytes may be odd
     problems: dict[int, ServeError] = {
         404: NoSuchRouteError(f"no route {path[:ECHOED]}: see /docs"),
         405: MethodNotAllowedError(

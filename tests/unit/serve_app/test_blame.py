@@ -95,11 +95,12 @@ def test_what_cannot_be_told_apart_fails_with_its_block_and_says_so() -> None:
 
 def test_requests_are_told_apart_before_records() -> None:
     """A request full of bad records doesn't use up what its neighbours need."""
-    rows = good(2048)
-    rows[: 2048 - 8] = -1
-    found, faults = blame.predict(Counted(), rows, (2048 - 8, *(1,) * 8), max_extra_calls=16)
-    assert set(answered(found)) == set(range(2048 - 8, 2048))
-    assert set(faults) == set(range(2048 - 8))
+    rows, sizes = good(1015), (1000, *(1,) * 15)
+    rows[:1000] = -1
+    rows[-1] = -1
+    found, faults = blame.predict(Counted(), rows, sizes, max_extra_calls=14)
+    assert set(answered(found)) == set(range(1000, 1014))
+    assert set(faults) == {*range(1000), 1014}
 
 
 def test_rows_that_fail_only_together_all_get_their_values() -> None:

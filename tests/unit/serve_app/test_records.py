@@ -143,26 +143,13 @@ def test_values_twice_in_one_object_are_found_among_escaped_quotes() -> None:
         reader(TEXT).read_many(lost)
 
 
-@pytest.mark.parametrize(
-    ("signature", "value", "says"),
-    [
-        (Signature((Column("a", "long"),)), 2**53 + 1, "would be rounded"),
-        (Signature((Column("a", "long"),)), 3.0, "must be a whole number, got 3.0"),
-        (Signature((Column("a", "long"),)), 2**70, "would be rounded"),
-        (Signature((Column("a", "long"), Column("b", "string"))), 2**63, "into 64 bits"),
-        (Signature((Column("a", "integer"),)), 2**31, "into 32 bits"),
-        (Signature((Column("a", "integer"),)), -(2**31) - 1, "into 32 bits"),
-        (Signature((Column("a", "float"),)), 3.5e38, "into a 32-bit float"),
-        (Signature((Column("a", "double"),)), 10**309, "into a 64-bit float"),
-    ],
-)
-def test_numbers_that_the_column_would_cut_or_round_are_refused(
-    signature: Signature, value: float, says: str
-) -> None:
-    """The reason names what doesn't fit."""
-    rest = [""] * (len(signature.columns) - 1)
-    with pytest.raises(InvalidRecordsError, match=re.escape(says)):
-        reader(signature).read_one(body([value, *rest]))
+@pytest.mark.parametrize("record", [{"bmi": 1, "age": 2, "x": 3}, {"bmi": 1}, {"bmi": 1, "x": 2}])
+def test_all_columns_must_be_there_and_no_others(record: Any) -> None:
+    """Among records that have them, too."""
+    for batch in ([record], [{"bmi": 1, "age": 2}, record], [[1, 2], record]):
+        with pytest.raises(InvalidRecordsError) as caught:
+            reader(TWO).read_many(body(batch))
+        assert [fault["index"] for fault in caught.value.errors] == [len(batch) - 1]
 
 
 def test_errors_stay_short_however_long_the_names_are() -> None:
@@ -229,54 +216,6 @@ def test_separators_in_text_are_no_values() -> None:
     """A large body of text with commas and brackets is read."""
     text = ",[{" * 2**19
     assert reader(TEXT, max_records=1).read_many(body([text])).tolist() == [(text,)]
-
-
-def test_columns_are_read_as_records_are() -> None:
-    """Lists and arrays of each column's own kind, in any order of names."""
-    columns = {
-        "city": np.array(["a", "b"], dtype=object),
-        "smokes": np.array([True, False]),
-        "visits": np.array([1, 2**63], dtype=np.uint64),
-        "bmi": np.array([0.5, 1], dtype=np.float32),
-    }
-    selection = reader(MIXED).fitting_rows_of_columns(columns)
-    assert selection.rows.tolist() == [(0.5, 1, True, "a")]
-    assert [(one["index"], one["field"]) for one in selection.faults] == [(1, "visits")]
-    columns["visits"][1] = 3
-    assert reader(MIXED).rows_of_columns(columns).tolist()[1] == (1.0, 3, False, "b")
-    with pytest.raises(InvalidRecordsError, match="different lengths: 1, 2"):
-        reader(MIXED).rows_of_columns({**columns, "city": ["a"]})
-    with pytest.raises(InvalidRecordsError, match="'city': missing"):
-        reader(MIXED).rows_of_columns({"bmi": [1], "visits": [1], "smokes": [True]})
-
-
-@pytest.mark.parametrize(
-    ("values", "says"),
-    [
-        (np.array([0.5, np.nan]), "got NaN"),
-        (np.array([0.5, -np.inf]), "does not fit into a 64-bit float"),
-        (np.array([0.5, None], dtype=object), "got null"),
-        ([0.5, "a"], "got a string"),
-        (np.array(["a", "b"]), "record 0, field 'bmi': must be a number, got a string"),
-        (np.array([True, False]), "record 0, field 'bmi': must be a number, got a boolean"),
-    ],
-)
-def test_values_of_a_column_that_do_not_fit_are_named(values: Any, says: str) -> None:
-    """By record, whatever array they came in."""
-    with pytest.raises(InvalidRecordsError, match=says):
-        reader().rows_of_columns({"bmi": values})
-
-
-def test_a_matrix_may_hold_whole_numbers_as_floats() -> None:
-    """It has one type for all columns; halves are refused, and what would be rounded."""
-    assert reader(TWO).rows_of_matrix(np.array([[0.5, 3.0]])).tolist() == [[0.5, 3.0]]
-    assert reader(TWO).rows_of_matrix(np.array([[5, 2**53]])).tolist() == [[5.0, 2.0**53]]
-    with pytest.raises(InvalidRecordsError, match=r"record 1, field 'age'.*got 0\.5"):
-        reader(TWO).rows_of_matrix(np.array([[0.5, 3.0], [1, 0.5]]))
-    with pytest.raises(InvalidRecordsError, match="would be rounded"):
-        reader(TWO).rows_of_matrix(np.array([[1, 2**53 + 1]]))
-    with pytest.raises(InvalidRecordsError, match="would be rounded"):
-        reader(TWO).rows_of_matrix(np.array([[1, np.inf]]))
 
 
 def test_records_parsed_elsewhere_are_read_alike() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.errors import InvalidRecordsError, MalformedBodyError, ServeError
@@ -43,17 +43,20 @@ class SlowReader(RecordReader):
 
 # What is sent: JSON as text, so that every way to write a value is tried.
 
-NUMBERS = st.one_of(
+WHOLE = st.one_of(
     st.integers(-5, 5).map(str),
-    st.floats(allow_nan=False, allow_infinity=False).map(repr),
     st.builds(
         lambda power, off, sign: str(sign * (2**power + off)),
-        st.sampled_from([31, 53, 63, 64, 70]),
-        st.integers(-2, 2),
+        st.sampled_from([31, 53, 63]),
+        st.integers(-1, 1),
         st.sampled_from([1, -1]),
     ),
-    st.sampled_from(["-0", "-0.0", "1E2", "1e-400", "1e309", "-1e999", "3.4e38", "3.5e38"]),
-    st.sampled_from(["1" + "0" * 308, "1" + "0" * 309, "-1" + "0" * 5000]),
+)
+NUMBERS = st.one_of(
+    WHOLE,
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.sampled_from(["-0", "-0.0", "3.0", "1E2", "1e-400", "1e309", "-1e999", "3.4e38", "3.5e38"]),
+    st.sampled_from([f"1{'0' * 308}", f"1{'0' * 309}", f"-1{'0' * 5000}", str(2**64), str(2**70)]),
 )
 STRINGS = st.one_of(
     st.text(max_size=5).map(json.dumps),
@@ -64,8 +67,8 @@ VALUES = st.one_of(NUMBERS, STRINGS, st.sampled_from(["true", "false", "null", "
 RIGHT_VALUES = {
     "double": NUMBERS,
     "float": NUMBERS,
-    "long": NUMBERS,
-    "integer": NUMBERS,
+    "long": WHOLE,
+    "integer": WHOLE,
     "boolean": st.sampled_from(["true", "false"]),
     "string": STRINGS,
 }
@@ -195,6 +198,7 @@ def rows_of(signature: Signature, found: list[list[Any]]) -> Rows:
     return np.array([tuple(row) for row in found], dtype=dtype)
 
 
+@settings(max_examples=300)
 @given(batches())
 def test_what_parses_equals_what_json_and_numpy_make_of_it(batch: tuple[Signature, str]) -> None:
     """All records that fit, and the indexes of all that don't."""
@@ -231,6 +235,7 @@ def outcome(target: RecordReader, text: str) -> Any:
     return selection.rows.dtype, selection.rows.tolist(), selection.faults
 
 
+@settings(max_examples=300)
 @given(batches())
 def test_records_are_read_alike_at_once_and_one_by_one(batch: tuple[Signature, str]) -> None:
     """The fast path takes nothing that the slow one doesn't, and changes nothing."""

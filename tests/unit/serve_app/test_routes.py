@@ -1,10 +1,12 @@
 """The HTTP contract, driven by Starlette's client over a fake model."""
 
+import asyncio
 from typing import Any
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from serve_app.endpoint import Limits
 from serve_app.errors import PROBLEM, NotReadyError
@@ -156,6 +158,29 @@ def test_what_a_client_sent_is_repeated_in_part_only() -> None:
     assert [answer.status_code for answer in answers] == [415, 422, 422, 400, 404]
     for answer in answers:
         assert len(answer.content) < 600
+
+
+@pytest.mark.parametrize(("path", "status"), [("/nothing", 404), ("/health", 405)])
+def test_odd_bytes_in_a_query_do_no_harm_to_an_error(path: str, status: int) -> None:
+    """They aren't looked at."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"\xff",
+        "headers": [(b"host", b"x")],
+    }
+    app: Any = client().app
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == status
 
 
 def test_a_route_says_which_methods_it_takes() -> None:

@@ -55,6 +55,13 @@ def test_a_key_that_stands_twice_is_found(document: Any) -> None:
         assert strict_json.loads_unique(text) == document
 
 
+@pytest.mark.parametrize("text", [r"\u005c", r"\\\u0022", r"\u0022", r"\\", r"\"", r"\\\"", r"\/"])
+def test_no_way_to_write_a_string_looks_like_a_key_twice(text: str) -> None:
+    """Escaped quotes and backslashes, by themselves or by their numbers."""
+    body = f'{{"a{text}":"{text}","b":"{text}a"}}'.encode()
+    assert strict_json.loads_unique(body) == json.loads(body)
+
+
 def test_the_key_that_stands_twice_is_named_in_part() -> None:
     """100 characters at most."""
     twice = json.dumps("k" * 500)
