@@ -31,6 +31,7 @@ BATCH_CONNECTIONS: Final = 4
 FEW_CONNECTIONS: Final = (100_000, 2)
 """From so many rows on, so many connections: four would wait beyond our bound of 200,000 rows."""
 _OPEN_LOOP_EXTRA_S: Final = 60.0
+_SETTLE_S: Final = 20.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class _Outcome:
 
 
 class Loads:
-    """Puts one server under load; each result goes to `add`."""
+    """Puts one server under load; each result goes to `add`, and what could not be to `fail`."""
 
     def __init__(
         self,
@@ -73,12 +74,14 @@ class Loads:
         under: Under,
         lengths: Lengths,
         add: Callable[[Measurement], None],
+        fail: Callable[[str], None],
     ) -> None:
         self._running = running
         self._model = model
         self._under = under
         self._lengths = lengths
         self._add = add
+        self._fail = fail
 
     def warm_up(self) -> None:
         """Send what will be measured, and measure nothing."""
@@ -130,15 +133,26 @@ class Loads:
         return wrk.run(self._running.address, ask, connections, seconds, self._running.scratch)
 
     def _measure(self, case: str, ask: Ask, load: Callable[[Ask], _Outcome]) -> float:
-        """Run a load between two right answers and note it; return requests/s."""
+        """Run a load and note it; return requests/s, 0 if it could not be measured."""
+        try:
+            one = self._measured(case, ask, load)
+        except ServerError as error:
+            self._fail(f"{case}: {error}")
+            return 0.0
+        self._add(one)
+        _say(one)
+        return one.per_s
+
+    def _measured(self, case: str, ask: Ask, load: Callable[[Ask], _Outcome]) -> Measurement:
+        """Run a load between two right answers."""
         client = self._running.client
         client.check(ask)
         before, began = usage.read(), time.monotonic()
         outcome = load(ask)
         used, took_s = usage.read().since(before), time.monotonic() - began
-        client.check(ask)
-        found = outcome.load
-        one = Measurement(
+        # What wrk leaves unanswered when its time is over may still stand in the server's queue.
+        client.wait_until_right(ask, _SETTLE_S, lambda: None)
+        return Measurement(
             server=self._running.server.name,
             case=case,
             rows=ask.rows,
@@ -150,11 +164,8 @@ class Loads:
             model=self._under.model_name,
             wanted_per_s=outcome.wanted_per_s,
             late_p99_ms=outcome.late_p99_ms,
-            **asdict(found),
+            **asdict(outcome.load),
         )
-        self._add(one)
-        _say(one)
-        return one.per_s
 
     def _generator(self, ask: Ask, rate: float, arrivals: str) -> _Outcome:
         """Run the open-loop generator in a process of its own."""

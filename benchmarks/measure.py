@@ -68,7 +68,7 @@ class Bench:
             if name == OURS:
                 capacity = per_s
             if name in (OURS, STARLETTE):
-                if capacity is not None:
+                if capacity:
                     loads.open_loop(capacity)
                 loads.sweep()
 
@@ -97,16 +97,21 @@ class Bench:
         shown = name if is_usual else f"{name} ({setup.name}, {model_name})"
         console.say(f"round {number} of {self._plan.rounds}: {shown}")
         began = time.monotonic()
+
+        def fail(reason: str) -> None:
+            console.complain(reason)
+            self._found.failures.append(Failure(number, shown, reason))
+
         try:
             with self._start(name, self._models[model_name], setup) as server:
                 under = Under(number, setup.name, model_name)
                 model, lengths = self._models[model_name], self._plan.lengths
-                loads = Loads(server, model, under, lengths, self._found.measurements.append)
+                add = self._found.measurements.append
+                loads = Loads(server, model, under, lengths, add, fail)
                 loads.warm_up()
                 measure(loads)
         except ServerError as error:
-            console.complain(str(error))
-            self._found.failures.append(Failure(number, shown, str(error)))
+            fail(str(error))
         console.say(f"   {time.monotonic() - began:.0f} s in all")
         self._keep()
 

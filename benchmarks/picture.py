@@ -17,6 +17,8 @@ from benchmarks.servers import OURS, STARLETTE, TITLE
 
 OURS_COLOUR, LIMIT_COLOUR, PEER_COLOUR = "#d1495b", "#2b2f36", "#9aa5b1"
 INK, FAINT = "#2b2f36", "#dde2e7"
+COLOURS: Final = {OURS: OURS_COLOUR, STARLETTE: LIMIT_COLOUR}
+DASHES: Final = (0, (4, 3))
 FORMAT_COLOURS: Final = ("#d1495b", "#e8a33d", "#1f6fb4", "#3a9d7c", "#7a5ab5")
 DOTS_PER_INCH: Final = 150
 _SMALL: Final = 0.1
@@ -33,63 +35,73 @@ def draw(found: Results, folder: Path) -> None:
 
 
 def _relative(found: Results) -> Figure:
-    figure = Figure(figsize=(12.0, 4.4), layout="constrained")
+    figure = Figure(figsize=(12.0, 4.2), layout="constrained")
     panels: tuple[tuple[str, str, Value], ...] = (
         (results.STREAM_64, "/stream, 64 connections\nrequests per second", per_s),
         (results.STREAM_1, "/stream, 1 connection\nspeed at the median (1 / p50)", _speed),
         (results.BATCH_1000, "/batch of 1,000 rows, 4 connections\nrequests per second", per_s),
     )
-    for number, (case, title, value) in enumerate(panels):
-        _bars(figure.add_subplot(1, len(panels), number + 1), found, case, title, value)
+    names = _slowest_first(found)
+    for number, (axes, panel) in enumerate(
+        zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True)
+    ):
+        _bars(axes, found, names, *panel)
+        if number == 0:
+            axes.set_yticks(range(len(names)), [found.facts.titles[name] for name in names])
+            for label, name in zip(axes.get_yticklabels(), names, strict=True):
+                label.set_fontweight("bold" if name == OURS else "normal")
+                label.set_color(COLOURS.get(name, INK))
     figure.suptitle(
-        "Relative to one bare Starlette process in the same round", color=INK, fontsize=13, x=0.5
+        f"{TITLE} and its peers, relative to one bare Starlette process in the same round",
+        color=INK,
+        fontsize=13,
+        x=0.01,
+        ha="left",
     )
     return figure
+
+
+def _slowest_first(found: Results) -> list[str]:
+    """Return the servers by their rate on 64 connections."""
+    rates = {name: found.spread(per_s, name, results.STREAM_64) for name in found.facts.titles}
+    return sorted(rates, key=lambda name: rate.median if (rate := rates[name]) else 0.0)
 
 
 def _speed(one: results.Measurement) -> float:
     return 1.0 / one.p50_ms
 
 
-def _bars(axes: Axes, found: Results, case: str, title: str, value: Value) -> None:
-    spreads: dict[str, Spread] = {}
-    for name in found.facts.titles:
-        if ratio := found.ratio(value, case, name, STARLETTE):
-            spreads[name] = ratio
-    names = sorted(spreads, key=lambda name: spreads[name].median)
-    colours = {OURS: OURS_COLOUR, STARLETTE: LIMIT_COLOUR}
-    medians = [spreads[name].median for name in names]
-    axes.barh(
-        [found.facts.titles[name] for name in names],
-        medians,
-        color=[colours.get(name, PEER_COLOUR) for name in names],
-        height=0.68,
-        xerr=[
-            [spreads[name].median - spreads[name].low for name in names],
-            [spreads[name].high - spreads[name].median for name in names],
-        ],
-        error_kw={"ecolor": INK, "elinewidth": 1.0, "capsize": 2.5},
-    )
-    axes.axvline(1.0, color=LIMIT_COLOUR, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
-    widest = max(spreads[name].high for name in names)
-    for row, name in enumerate(names):
-        text = f"{spreads[name].median:.3f}" if medians[row] < _SMALL else f"{medians[row]:.2f}"
-        axes.text(
-            spreads[name].high + widest * 0.025,
+def _bars(
+    axes: Axes, found: Results, names: list[str], case: str, title: str, value: Value
+) -> None:
+    """Draw one panel; a server without this case has an empty line."""
+    ratios = {name: found.ratio(value, case, name, STARLETTE) for name in names}
+    widest = max((ratio.high for ratio in ratios.values() if ratio), default=1.0)
+    axes.axvline(1.0, color=LIMIT_COLOUR, linewidth=1.0, linestyle=DASHES, zorder=0)
+    for row, (name, ratio) in enumerate(ratios.items()):
+        if ratio is None:
+            continue
+        axes.barh(
             row,
-            text,
+            ratio.median,
+            color=COLOURS.get(name, PEER_COLOUR),
+            height=0.68,
+            xerr=[[ratio.median - ratio.low], [ratio.high - ratio.median]],
+            error_kw={"ecolor": INK, "elinewidth": 1.0, "capsize": 2.5},
+        )
+        axes.text(
+            ratio.high + widest * 0.025,
+            row,
+            f"{ratio.median:.3f}" if ratio.median < _SMALL else f"{ratio.median:.2f}",
             va="center",
-            color=colours.get(name, INK),
+            color=COLOURS.get(name, INK),
             fontweight="bold" if name == OURS else "normal",
             fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
         )
     axes.set_xlim(0, widest * 1.18)
     axes.set_title(title, fontsize=10, color=INK, loc="left")
     _clean(axes)
-    for label, name in zip(axes.get_yticklabels(), names, strict=True):
-        if name == OURS:
-            label.set_fontweight("bold")
-            label.set_color(OURS_COLOUR)
 
 
 def _rows(found: Results) -> Figure:
@@ -103,7 +115,7 @@ def _rows(found: Results) -> Figure:
         STARLETTE,
         JSON_LIST,
         color=LIMIT_COLOUR,
-        linestyle=(0, (4, 3)),
+        linestyle=DASHES,
         label=f"bare Starlette, {JSON_LIST}",
     )
     axes.set_xscale("log")
@@ -154,7 +166,8 @@ def _clean(axes: Axes) -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(FAINT)
-    axes.tick_params(colors=INK, labelsize=9, length=0)
+    axes.tick_params(which="both", length=0, labelsize=9)
+    axes.tick_params(axis="x", colors=INK)
     axes.set_axisbelow(True)
 
 
