@@ -134,5 +134,4 @@ class ColumnReader:
                 return self._limit.reason
         if type(value) in self._kinds:
             return None
-        got = repr(value) if type(value) is float else kind(value)
-        return f"must be {self.wanted}, got {got}"
+        return f"must be {self.wanted}, got {repr(value) if type(value) is float else kind(value)}"

@@ -20,7 +20,10 @@ class Predictions:
 
     def part(self, start: int, end: int) -> "Predictions":
         """Return the outcomes of rows `start` to `end`, indexed anew from 0."""
-        errors = {at - start: why for at, why in self.errors.items() if start <= at < end}
+        # Whichever are fewer: a call may be made of thousands of small requests that all failed.
+        rows = range(start, end)
+        found = rows if len(rows) < len(self.errors) else self.errors
+        errors = {at - start: self.errors[at] for at in found if at in self.errors and at in rows}
         return Predictions(self.values[start:end], errors)
 
 

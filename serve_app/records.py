@@ -103,7 +103,7 @@ class RecordReader:
         columns = [column.tolist() for column in matrix.T]
         for at in self._integers:
             columns[at] = [_whole_if_it_is(value) for value in columns[at]]
-        return self._by_fault(columns, np.arange(len(matrix)), len(matrix), {}).all()
+        return self._by_fault(columns, range(len(matrix)), len(matrix), {}).all()
 
     def check_names(self, names: Collection[str]) -> None:
         """Raise InvalidRecordsError unless these are the names of the columns, in any order."""
@@ -218,7 +218,7 @@ class RecordReader:
         if rows is not None:
             return Judged(rows)
         lists = [one.tolist() if isinstance(one, np.ndarray) else list(one) for one in ordered]
-        return self._by_fault(lists, np.arange(len(lists[0])), len(lists[0]), {})
+        return self._by_fault(lists, range(len(lists[0])), len(lists[0]), {})
 
     def _one_by_one(self, records: list[Any]) -> Judged:
         """Look at each record's shape, then at the columns of those whose shape is right."""
@@ -228,18 +228,18 @@ class RecordReader:
         for index, record in enumerate(records):
             ordered = self._ordered(record)
             if isinstance(ordered, dict):
-                faults[index] = ordered
+                faults[index] = {"index": index, **ordered}
             else:
                 where.append(index)
                 values += ordered
         width = len(self._columns)
         columns = [values[at::width] for at in range(width)]
-        return self._by_fault(columns, np.array(where, dtype=np.intp), len(records), faults)
+        return self._by_fault(columns, where, len(records), faults)
 
     def _by_fault(
         self,
         columns: list[list[Any]],
-        where: npt.NDArray[np.intp],
+        where: Sequence[int],
         total: int,
         faults: dict[int, Fault],
     ) -> Judged:
@@ -248,16 +248,19 @@ class RecordReader:
         A record's fault is that of its first column that doesn't fit.
         """
         rows = row_blocks.empty(self.signature, total)
+        places = np.array(where, dtype=np.intp)
         for at, (column, values) in enumerate(zip(self._columns, columns, strict=True)):
             found = np.empty(len(values), row_blocks.column(rows, at).dtype)
             if not column.fill(found, values):
+                name = column.name[:ECHOED]
                 for misfit, reason in column.misfits(values).items():
-                    fault = {"field": column.name[:ECHOED], "reason": reason}
-                    faults.setdefault(int(where[misfit]), fault)
+                    index = where[misfit]
+                    if index not in faults:
+                        faults[index] = {"index": index, "field": name, "reason": reason}
                     values[misfit] = column.neutral
                 found[:] = values
-            row_blocks.column(rows, at)[where] = found
-        return Judged(rows, [{"index": index, **faults[index]} for index in sorted(faults)])
+            row_blocks.column(rows, at)[places] = found
+        return Judged(rows, [faults[index] for index in sorted(faults)])
 
     def _ordered(self, record: Any) -> list[Any] | Fault:
         """Return a record's values in the signature's order, or its fault."""

@@ -16,6 +16,16 @@ _HARMLESS_BYTES: Final = 2**20
 _OUT_OF_RANGE: Final = "infinity"
 """In orjson's words for a number too large for a float64."""
 
+_KINDS: Final[dict[type, str]] = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
+
 _MOST_DIGITS: Final = 20
 """A longer whole number doesn't fit into 64 bits, and Python takes long to read far longer ones."""
 
@@ -72,16 +82,7 @@ def check_keys(body: bytes, document: Any) -> None:
 
 def kind(value: Any) -> str:
     """Return what JSON calls a value of this type."""
-    kinds: dict[type, str] = {
-        type(None): "null",
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-        str: "a string",
-        list: "a list",
-        dict: "an object",
-    }
-    return kinds.get(type(value), type(value).__name__)
+    return _KINDS.get(type(value), type(value).__name__)
 
 
 def _unescaped(body: bytes) -> bytes:

@@ -101,6 +101,16 @@ def test_parts_and_their_concatenation_keep_errors_in_place() -> None:
     np.testing.assert_array_equal(again.values, whole.values)
 
 
+@pytest.mark.parametrize("failed", [[], [3], [0, 1, 2, 3, 4], [1, 4]])
+def test_parts_of_every_size_have_their_own_errors(failed: list[int]) -> None:
+    """However many there are beside them."""
+    whole = Predictions(np.arange(5.0), {at: f"fault {at}" for at in failed})
+    for start in range(5):
+        for end in range(start + 1, 6):
+            expected = {at - start: f"fault {at}" for at in failed if start <= at < end}
+            assert whole.part(start, end).errors == expected
+
+
 @pytest.mark.parametrize(("has", "classes"), [(True, ("0", "1")), (False, None)])
 def test_classes_are_known_where_there_are_probabilities(
     has: bool, classes: tuple[str, ...] | None
