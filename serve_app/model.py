@@ -90,7 +90,8 @@ def _joined(blocks: Sequence[Block], shape: tuple[int, ...]) -> npt.NDArray[Any]
     if len(blocks) == 1 and len(blocks[0].values) == shape[0]:
         return blocks[0].values
     dtypes = [block.values.dtype for block in blocks]
-    values = np.zeros(shape, dtype=np.result_type(*dtypes) if dtypes else np.float64)
+    # Truth values give way to any other type when outcomes are put together.
+    values = np.zeros(shape, dtype=np.result_type(*dtypes) if dtypes else np.bool_)
     for start, block in blocks:
         values[start : start + len(block)] = block
     return values

@@ -101,6 +101,21 @@ def test_parts_and_their_concatenation_keep_errors_in_place() -> None:
     np.testing.assert_array_equal(again.values, whole.values)
 
 
+@pytest.mark.parametrize("label", [7, "label", 0.5, True])
+def test_records_that_all_failed_change_no_label_beside_them(label: Any) -> None:
+    """When the parts of a large batch are put together."""
+
+    class Labels(Fragile):
+        def predict(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return np.full(len(super().predict(rows)), label)
+
+    parts = [model(Labels()).predict(column(*values)) for values in ((-1, -2), (1, 2))]
+    outcome = concatenate(parts)
+    assert outcome.values.tolist()[2:] == [label, label]
+    assert type(outcome.values.tolist()[2]) is type(label)
+    assert set(outcome.errors) == {0, 1}
+
+
 @pytest.mark.parametrize("failed", [[], [3], [0, 1, 2, 3, 4], [1, 4]])
 def test_parts_of_every_size_have_their_own_errors(failed: list[int]) -> None:
     """However many there are beside them."""
