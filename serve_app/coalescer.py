@@ -70,7 +70,7 @@ class Coalescer:
         self._start_calls()
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await _joined(parts, len(rows))
+                return await _joined(parts)
         except TimeoutError as error:
             raise self._late() from error
         finally:
@@ -138,17 +138,10 @@ class Coalescer:
             _fail(batch, error)
 
 
-async def _joined(parts: Sequence[Answer], total_rows: int) -> Predictions:
-    """Return the outcomes of a request's parts; those after one with an error are not awaited."""
-    done: list[Predictions] = []
-    for part in parts:
-        done.append(await part)
-        if done[-1].errors:
-            break
-    outcome = done[0] if len(done) == 1 else concatenate(done)
-    if len(done) == len(parts):
-        return outcome
-    return Predictions(np.zeros(total_rows), outcome.errors)
+async def _joined(parts: Sequence[Answer]) -> Predictions:
+    """Return the outcomes of all of a request's parts."""
+    done = [await part for part in parts]
+    return done[0] if len(done) == 1 else concatenate(done)
 
 
 def _settle(answer: Answer, predictions: Predictions) -> None:

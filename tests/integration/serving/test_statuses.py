@@ -358,7 +358,6 @@ def test_partial_answers_what_can_be_answered(service: Running) -> None:
     assert "no finite number" in shares["errors"][0]["reason"]
 
 
-@pytest.mark.xfail(reason="the coalescer leaves out what follows a part with an error", strict=True)
 def test_partial_names_bad_records_in_every_part_of_a_large_batch(service: Running) -> None:
     """Parts that go to other workers have their results, whatever befell the first."""
     sent = [ROW] * 10_000

@@ -121,18 +121,18 @@ def test_a_large_batch_is_spread_over_calls_and_joined_in_order() -> None:
     run(scenario())
 
 
-def test_the_parts_after_a_failed_one_are_not_run() -> None:
-    """A bad record at 130 of 2,000 costs the calls under way; the rest leaves the queue."""
+def test_every_part_of_a_large_request_has_its_outcome() -> None:
+    """Bad records at 130 and 1,999 of 2,000 are both named, and the others have their values."""
 
     async def scenario() -> None:
         worker = Worker()
         values = [float(i) for i in range(2000)]
-        values[130] = -1.0
+        values[130] = values[1999] = -1.0
         target = coalescer(worker, max_queued_rows=10_000)
         answer = await target.predict(rows(*values))
-        assert answer.errors == {130: "negative"}
+        assert answer.errors == {130: "negative", 1999: "negative"}
         assert len(answer.values) == 2000
-        assert sum(worker.sizes) <= 500
+        assert sum(worker.sizes) == 2000
         assert target.queued_rows == 0
 
     run(scenario())
