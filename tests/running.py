@@ -98,16 +98,25 @@ class Running:
         launcher = psutil.Process(self.state["launcher"]["pid"])
         return [launcher, *launcher.children(recursive=True)]
 
+    def applications(self) -> dict[str, str]:
+        """The status of each Serve application by its name."""
+        return {name: one["status"] for name, one in self._serve().items()}
+
     def replicas(self, deployment: str) -> list[dict[str, Any]]:
-        """The replicas of a deployment, as Ray's dashboard describes them."""
+        """The replicas of a deployment that run, as Ray's dashboard describes them."""
+        replicas: list[dict[str, Any]]
+        replicas = self._serve()["endeavour"]["deployments"][deployment]["replicas"]
+        return [replica for replica in replicas if replica["state"] == "RUNNING"]
+
+    def _serve(self) -> dict[str, Any]:
         answer = requests.get(
             f"{self.dashboard}/api/serve/applications/",
             headers={"Authorization": f"Bearer {self.token}"},
             timeout=ASK_TIMEOUT_S,
         )
-        application = answer.json()["applications"]["endeavour"]
-        replicas: list[dict[str, Any]] = application["deployments"][deployment]["replicas"]
-        return [replica for replica in replicas if replica["state"] == "RUNNING"]
+        answer.raise_for_status()
+        applications: dict[str, Any] = answer.json()["applications"]
+        return applications
 
     def interrupt(self, signal_number: int = signal.SIGINT) -> Stopped:
         """Signal as the terminal does (the whole group), wait, and say what is left."""
@@ -212,27 +221,33 @@ def await_start(running: Running, timeout_s: float = START_TIMEOUT_S) -> None:
 def stop(running: Running) -> None:
     """End a system at once, however it is, with everything that it has started.
 
-    Its launcher is halted first: so it starts nothing more, and still inherits what the killed
-    leave behind. How a system ends in order is what `interrupt` is for.
+    How a system ends in order is what `interrupt` is for.
     """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(running.process.pid, signal.SIGSTOP)
-    with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
-        scratch = running.state["scratch"]
-        wait_for(lambda: not kill_all(running.processes()[1:]), STOP_TIMEOUT_S)
-        shutil.rmtree(scratch, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        state = running.state
+        end_tree(state["launcher"]["pid"])
+        shutil.rmtree(state["scratch"], ignore_errors=True)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(running.process.pid, signal.SIGKILL)
     running.process.wait(STOP_TIMEOUT_S)
 
 
-def kill_all(processes: Sequence[psutil.Process]) -> bool:
-    """Kill processes, and return whether one of them was alive."""
-    alive = [process for process in processes if is_alive(process)]
-    for process in alive:
+def end_tree(pid: int) -> None:
+    """Kill a process, if it runs, and all that it started; halted first, so that none escapes."""
+    halted: set[psutil.Process] = set()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        while found := {root, *root.children(recursive=True)} - halted:
+            for process in found:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.suspend()
+            halted |= found
+    for process in halted:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    return bool(alive)
+    wait_for(lambda: not any(map(is_alive, halted)), STOP_TIMEOUT_S)
 
 
 @contextlib.contextmanager
@@ -243,20 +258,6 @@ def ray_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def end_tree(process: subprocess.Popen[bytes]) -> None:
-    """End a process and everything that it started."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        tree = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_TIMEOUT_S)
-        for one in tree:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        process.kill()
-    process.wait(STOP_TIMEOUT_S)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from sklearn.datasets import make_classification
 from sklearn.neighbors import KNeighborsClassifier
 
 from tests import models, running
+from tests.integration.serving.conftest import Serve
 from tests.running import Running
 
 NAMES = ["a", "b", "c", "d"]
@@ -43,23 +43,11 @@ def classifier() -> KNeighborsClassifier:
 
 @pytest.fixture(scope="module")
 def service(
-    tmp_path_factory: pytest.TempPathFactory,
-    free_port: Callable[[], int],
-    classifier: KNeighborsClassifier,
-) -> Iterator[Running]:
+    serve: Serve, tmp_path_factory: pytest.TempPathFactory, classifier: KNeighborsClassifier
+) -> Running:
     """A service with short autoscaling delays."""
     folder = tmp_path_factory.mktemp("classifier")
-    directory = models.write(folder / "model", classifier, DATA, NAMES)
-    root = running.copy_project(folder / "project")
-    running.change_config(root, short_delays)
-    environ = running.environ(
-        free_port,
-        MODEL_SERVED="local",
-        MODEL_DIR=str(directory),
-        RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S="1",
-    )
-    with running.system(root, environ) as started:
-        yield started
+    return serve(models.write(folder / "model", classifier, DATA, NAMES), short_delays)
 
 
 def named(row: Any) -> dict[str, float]:

@@ -25,6 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from tests import models, running
+from tests.integration.serving.conftest import Serve
 from tests.running import Running
 
 pytestmark = pytest.mark.timeout(600)  # two servers start
@@ -65,14 +66,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(
-    directory: Path, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
-) -> Iterator[Running]:
+def service(serve: Serve, directory: Path) -> Running:
     """Our own service of the model."""
-    root = running.copy_project(tmp_path_factory.mktemp("scoring") / "project")
-    environ = running.environ(free_port, MODEL_SERVED="local", MODEL_DIR=str(directory))
-    with running.system(root, environ) as started:
-        yield started
+    return serve(directory)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +96,8 @@ def mlflow_url(
         assert process.poll() is None, log.read_text()
         yield url
     finally:
-        running.end_tree(process)
+        running.end_tree(process.pid)
+        process.wait()
 
 
 def answers(url: str) -> bool:

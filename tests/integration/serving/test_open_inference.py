@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from tests import models, running
+from tests import models
+from tests.integration.serving.conftest import Serve
 from tests.running import Running
 
 NAMES = ["a", "b", "c", "d"]
@@ -26,16 +27,10 @@ CLASSIFIER = LogisticRegression().fit(DATA, LABELS)
 
 
 @pytest.fixture(scope="module")
-def service(
-    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
-) -> Iterator[Running]:
+def service(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Running:
     """A classifier of four numbers, under the default name."""
     folder = tmp_path_factory.mktemp("classifier")
-    directory = models.write(folder / "model", CLASSIFIER, DATA, NAMES)
-    root = running.copy_project(folder / "project")
-    environ = running.environ(free_port, MODEL_SERVED="local", MODEL_DIR=str(directory))
-    with running.system(root, environ) as started:
-        yield started
+    return serve(models.write(folder / "model", CLASSIFIER, DATA, NAMES))
 
 
 @pytest.fixture(scope="module")

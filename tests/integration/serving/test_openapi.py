@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from tests import models, running
+from tests.integration.serving.conftest import Serve
 from tests.running import Running
 
 PAGE_TIMEOUT_S = 30.0
@@ -46,9 +47,7 @@ OWN_CHECKS = "negative_data_rejection,positive_data_acceptance"
 
 
 @pytest.fixture(scope="module")
-def service(
-    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
-) -> Iterator[Running]:
+def service(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Running:
     """A classifier of records with a column of each kind."""
     folder = tmp_path_factory.mktemp("openapi")
     random = np.random.default_rng(0)
@@ -67,11 +66,7 @@ def service(
         ),
         LogisticRegression(max_iter=2000),
     ).fit(rows, np.where(price > 130, "dear", "cheap"))
-    directory = models.write_frame(folder / "model", estimator, rows)
-    root = running.copy_project(folder / "project")
-    environ = running.environ(free_port, MODEL_SERVED="local", MODEL_DIR=str(directory))
-    with running.system(root, environ) as started:
-        yield started
+    return serve(models.write_frame(folder / "model", estimator, rows))
 
 
 def check_its_own_word(url: str, folder: Path, examples: int, timeout_s: float) -> None:

@@ -7,15 +7,15 @@ import gzip
 import json
 import re
 import socket
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from typing import Any
 
 import pytest
 
-from tests import customers, models, running
+from tests import customers, models
 from tests.customers import GOOD, HUGE, UNSEEN
+from tests.integration.serving.conftest import Serve
 from tests.running import Running
 
 JSON = "application/json"
@@ -27,16 +27,10 @@ IN_FLIGHT_BYTES = 32 * 2**20
 
 
 @pytest.fixture(scope="module")
-def service(
-    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
-) -> Iterator[Running]:
+def service(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Running:
     """A classifier of records with a column of each kind."""
     folder = tmp_path_factory.mktemp("statuses")
-    directory = models.write_frame(folder / "model", customers.estimator(), customers.frame(3))
-    root = running.copy_project(folder / "project")
-    environ = running.environ(free_port, MODEL_SERVED="local", MODEL_DIR=str(directory))
-    with running.system(root, environ) as started:
-        yield started
+    return serve(models.write_frame(folder / "model", customers.estimator(), customers.frame(3)))
 
 
 @dataclass
