@@ -155,15 +155,6 @@ def test_the_model_directory_is_named_if_it_is_missing(
     assert not (root / "var" / "run.json").exists()
 
 
-def test_a_champion_that_may_not_be_loaded_fails_the_deployment_with_one_line(
-    unloadable: Running,
-) -> None:
-    """Serve's own traceback stays in its log; people get the reason, and nothing is left."""
-    with pytest.raises(RuntimeError, match=r"not deployed: only the scikit-learn flavor in skops"):
-        running.await_start(unloadable)
-    assert not (unloadable.root / "var" / "run.json").exists()
-
-
 @pytest.mark.timeout(200)
 def test_plain_serve_run_works_without_launcher_and_environment(
     mlflow_server: str, client: MlflowClient, tmp_path: Path, free_port: Callable[[], int]
@@ -200,6 +191,15 @@ def test_plain_serve_run_works_without_launcher_and_environment(
         finally:
             running.end_tree(process.pid)
             process.wait()
+
+
+def test_a_champion_that_may_not_be_loaded_fails_the_deployment_with_one_line(
+    unloadable: Running,
+) -> None:
+    """Serve's own traceback stays in its log; people get the reason, and nothing is left."""
+    with pytest.raises(RuntimeError, match=r"not deployed: only the scikit-learn flavor in skops"):
+        running.await_start(unloadable)
+    assert not (unloadable.root / "var" / "run.json").exists()
 
 
 def test_a_server_that_is_well_but_hangs_is_out_of_reach_within_30_s(
