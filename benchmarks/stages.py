@@ -33,8 +33,8 @@ from serve_app.question import Head
 from serve_app.records import RecordReader
 from serve_app.rows import Rows
 
-ROUNDS: Final = 7
-SECONDS_A_ROUND: Final = 0.1
+ROUNDS: Final = 5
+SECONDS_A_ROUND: Final = 0.05
 HEAD: Final = Head("application/json", "application/json", {}, b"", {})
 
 Step = Callable[[], Awaitable[Any]]
