@@ -39,10 +39,12 @@ class _Frames(asyncio.Protocol):
     def __init__(self) -> None:
         self._frames = wire.Frames()
         self._transport: Any = None
+        self._loop: asyncio.AbstractEventLoop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the connection; called by asyncio."""
         self._transport = transport
+        self._loop = asyncio.get_running_loop()
 
     def data_received(self, data: bytes) -> None:
         """Pass frames on as they are complete; called by asyncio."""
@@ -125,7 +127,7 @@ class _Served(_Frames):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._server.connections.add(self)
-        asyncio.get_running_loop().call_later(HELLO_TIMEOUT_S, self._expect_hello)
+        self._loop.call_later(HELLO_TIMEOUT_S, self._expect_hello)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Drop what nobody waits for any more; called by asyncio."""
@@ -198,7 +200,7 @@ class Line(_Frames):
         if not self.is_open:
             raise LineLostError("the connection to the worker was lost")
         number = next(self._numbers)
-        answer: asyncio.Future[Predictions] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Predictions] = self._loop.create_future()
         self._answers[number] = answer
         self.pending_rows += len(rows)
         try:

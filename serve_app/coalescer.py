@@ -1,7 +1,8 @@
 """Many waiting requests become one call to a worker.
 
-While calls are under way new rows queue; when one returns, all that waits goes out as the next, so
-an idle service adds no delay and a busy one pays for few calls. No timer is involved.
+What arrives in one turn of the event loop goes out at its end as one call. While calls are under
+way new rows queue; when one returns, all that waits goes out as the next, so an idle service adds
+no delay and a busy one pays for few calls. No timer is involved.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from serve_app.deadline import Deadline
 from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedError
 from serve_app.predictions import Predictions, concatenate
 from serve_app.rows import Rows
@@ -27,7 +29,7 @@ Batch = list[tuple[Answer, Rows]]
 class Coalescer:
     """Sends rows to workers through `call`, at most `max_calls_under_way()` calls at once.
 
-    Must be made and used on one event loop.
+    Must be made on a running event loop, and used on that one.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class Coalescer:
         deadline_s: float,
     ) -> None:
         self._call = call
+        self._loop = asyncio.get_running_loop()
         self._max_rows_per_call = max_rows_per_call
         self._max_calls_under_way = max_calls_under_way
         self._max_queued_rows = max_queued_rows
         self._deadline_s = deadline_s
         self._queue: OrderedDict[Answer, Rows] = OrderedDict()
         self._queued_rows = 0
+        self._is_planned = False
         self._calls: set[asyncio.Task[None]] = set()
 
     @property
@@ -67,9 +71,9 @@ class Coalescer:
             )
         step = self._max_rows_per_call
         parts = [self._enqueue(rows[at : at + step]) for at in range(0, len(rows), step)]
-        self._start_calls()
+        self._plan_calls()
         try:
-            async with asyncio.timeout(self._deadline_s):
+            with Deadline(self._loop, self._deadline_s):
                 return await _joined(parts)
         except TimeoutError as error:
             raise self._late() from error
@@ -80,7 +84,7 @@ class Coalescer:
         return DeadlineExceededError(f"no answer from a model worker within {self._deadline_s:g} s")
 
     def _enqueue(self, rows: Rows) -> Answer:
-        answer: Answer = asyncio.get_running_loop().create_future()
+        answer: Answer = self._loop.create_future()
         self._queue[answer] = rows
         self._queued_rows += len(rows)
         return answer
@@ -92,15 +96,20 @@ class Coalescer:
             if not part.cancel() and not part.cancelled():
                 part.exception()  # seen: asyncio logs exceptions that nobody has looked at
 
+    def _plan_calls(self) -> None:
+        if not self._is_planned:
+            self._is_planned = True
+            self._loop.call_soon(self._start_calls)
+
     def _start_calls(self) -> None:
-        loop = asyncio.get_running_loop()
+        self._is_planned = False
         while self._queue and len(self._calls) < self._max_calls_under_way():
             batch = self._take()
             if not batch:
                 continue
             # An empty context: a call made inside one request's context is cancelled with that
             # request, and its neighbours in the batch would wait for ever.
-            task = loop.create_task(self._run(batch), context=contextvars.Context())
+            task = self._loop.create_task(self._run(batch), context=contextvars.Context())
             self._calls.add(task)
             task.add_done_callback(self._ended)
 
@@ -125,7 +134,7 @@ class Coalescer:
         blocks = [rows for _, rows in batch]
         sizes = tuple(map(len, blocks))
         try:
-            async with asyncio.timeout(self._deadline_s):
+            with Deadline(self._loop, self._deadline_s):
                 predictions = await self._call(
                     blocks[0] if len(blocks) == 1 else np.concatenate(blocks), sizes
                 )

@@ -10,6 +10,7 @@ from typing import Any, Final
 from starlette.types import Receive, Scope, Send
 
 from serve_app import media
+from serve_app.deadline import Deadline
 from serve_app.errors import (
     MAX_REPORTED_ERRORS,
     BodyTimeoutError,
@@ -129,7 +130,7 @@ class Endpoint:
         ):
             raise self._too_large()
         try:
-            async with asyncio.timeout(self._limits.body_timeout_s):
+            with Deadline(asyncio.get_running_loop(), self._limits.body_timeout_s):
                 return await self._received(receive)
         except TimeoutError as error:
             raise BodyTimeoutError(

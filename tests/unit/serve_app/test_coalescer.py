@@ -72,6 +72,19 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+def test_requests_that_arrive_together_go_out_as_one_call() -> None:
+    """Even when nothing is under way."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        target = coalescer(worker)
+        answers = await asyncio.gather(*(target.predict(rows(i)) for i in range(20)))
+        assert worker.sizes == [20]
+        assert [answer.values.tolist() for answer in answers] == [[2 * i] for i in range(20)]
+
+    run(scenario())
+
+
 def test_requests_that_wait_go_out_as_one_call() -> None:
     """While the calls under way are held, the rest queues; then it goes as one."""
 
@@ -79,8 +92,10 @@ def test_requests_that_wait_go_out_as_one_call() -> None:
         worker = Worker()
         worker.gate.clear()
         target = coalescer(worker)
-        requests = [asyncio.create_task(target.predict(rows(i))) for i in range(20)]
-        await settle()
+        requests = []
+        for i in range(20):
+            requests.append(asyncio.create_task(target.predict(rows(i))))
+            await settle()
         assert worker.sizes == [1, 1]
         assert target.queued_rows == 18
         worker.gate.set()
@@ -261,8 +276,10 @@ def test_a_full_queue_refuses_at_once() -> None:
         worker = Worker()
         worker.gate.clear()
         target = coalescer(worker, max_queued_rows=3, max_calls_under_way=lambda: 1)
-        waiting = [asyncio.create_task(target.predict(rows(i))) for i in range(4)]
-        await settle()
+        waiting = []
+        for i in range(4):
+            waiting.append(asyncio.create_task(target.predict(rows(i))))
+            await settle()
         with pytest.raises(OverloadedError) as caught:
             await target.predict(rows(9))
         assert caught.value.headers["retry-after"] == "1"
