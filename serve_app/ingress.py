@@ -1,7 +1,6 @@
 """Ingress: the deployment that answers HTTP and sends coalesced rows to the workers."""
 
 import asyncio
-import gc
 import os
 import time
 from functools import partial
@@ -16,6 +15,7 @@ from serve_app import routes, scaling
 from serve_app.coalescer import Coalescer
 from serve_app.endpoint import Limits
 from serve_app.errors import NotReadyError
+from serve_app.garbage import collect_rarely
 from serve_app.rows import Rows
 from serve_app.served import ServedModel
 from serve_app.settings import Settings
@@ -80,7 +80,7 @@ class Ingress:
         """Return the routes; called by Serve after the constructor."""
         if self._has_lines:
             self._workers.follow()
-        gc.freeze()  # or every full collection would go through all that was imported
+        collect_rarely()
         return self._application
 
     def endpoint(self, scope: Scope) -> ASGIApp | None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from ray import serve
 
 from serve_app import registry, scaling
 from serve_app.channel import Address, Server
+from serve_app.garbage import collect_rarely
 from serve_app.pace import Pace
 from serve_app.predictions import Predictions
 from serve_app.rows import Rows
@@ -100,7 +100,7 @@ class ModelWorker:
         self._deadline_s = settings.limits.deadline_s
         self._server = Server(self.predict)
         self._address: Address | None = None
-        gc.freeze()  # or every full collection would go through all that was imported
+        collect_rarely()
 
     async def address(self) -> Address:
         """Return where ingresses reach this worker without Serve's own calls."""
