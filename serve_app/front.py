@@ -7,9 +7,10 @@ prediction routes goes straight to the application of this replica: what Serve d
 Serve's way, and all of them do where no such variable is set.
 """
 
+import random
 import re
 from typing import Any, Final, Protocol
-from uuid import uuid4
+from uuid import UUID
 
 from ray import serve
 from ray.serve.exceptions import RayServeException
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.endpoint import REQUEST_ID
 from serve_app.errors import MalformedHeaderError
+from serve_app.one_write import joined
 
 # Serve decodes these as UTF-8 and fails if they aren't, and would let a client choose its own
 # deadline, or none. They are for Serve's own features, none of which is used here.
@@ -31,6 +33,9 @@ _DROPPED: Final = frozenset(
 )
 _REQUEST_ID: Final = b"x-request-id"
 _FIT_REQUEST_ID: Final = re.compile(rb"[\x20-\x7e]{1,200}")
+
+# Ids must differ, not be secret; `uuid4` asks the system for each.
+_ids = random.Random()
 
 
 def middlewares() -> list[Middleware]:
@@ -66,8 +71,8 @@ class Front:
             return
         endpoint = self._replica.endpoint(scope)
         if endpoint is not None:
-            scope[REQUEST_ID] = request_ids[0] if request_ids else str(uuid4()).encode()
-            await endpoint(scope, receive, send)
+            scope[REQUEST_ID] = request_ids[0] if request_ids else _new_id().encode()
+            await endpoint(scope, receive, joined(send))
             return
         kept = [pair for pair in scope["headers"] if _dashed(pair[0]) not in _DROPPED]
         await self._app({**scope, "headers": kept}, receive, send)
@@ -98,8 +103,12 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     problem = MalformedHeaderError(
         "x-request-id must be 1 to 200 printable ASCII characters: send another, or none"
     )
-    problem.headers["x-request-id"] = str(uuid4())
+    problem.headers["x-request-id"] = _new_id()
     await problem.response()(scope, receive, send)
+
+
+def _new_id() -> str:
+    return str(UUID(int=_ids.getrandbits(128), version=4))
 
 
 def _dashed(name: bytes) -> bytes:
