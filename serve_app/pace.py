@@ -1,24 +1,34 @@
 """How long the model takes, so that quick calls need no thread."""
 
+from collections import defaultdict, deque
+from functools import partial
 from typing import Final
 
 QUICK_S: Final = 0.002
 """A model that answers within this may hold up the event loop: handing over takes as long."""
 
-_DECAY: Final = 0.9
+_REMEMBERED: Final = 5
 
 
 class Pace:
-    """Remembers, for each size of batch, the longest of the last durations."""
+    """Remembers, for each size of batch, the median of the last durations.
+
+    Not the longest: a process that is put aside by its machine for a moment makes no model slow.
+    """
 
     def __init__(self) -> None:
-        self._longest_s: dict[int, float] = {}
+        self._last_s: defaultdict[int, deque[float]] = defaultdict(
+            partial(deque, maxlen=_REMEMBERED)
+        )
+        self._median_s: dict[int, float] = {}
 
     def note(self, rows: int, took_s: float) -> None:
         """Add that a batch of that many rows took so long."""
         size = rows.bit_length()
-        self._longest_s[size] = max(took_s, _DECAY * self._longest_s.get(size, 0.0))
+        last = self._last_s[size]
+        last.append(took_s)
+        self._median_s[size] = sorted(last)[len(last) // 2]
 
     def is_quick(self, rows: int) -> bool:
         """Whether a batch of that many rows can be expected within QUICK_S; at first, no."""
-        return self._longest_s.get(rows.bit_length(), QUICK_S) < QUICK_S
+        return self._median_s.get(rows.bit_length(), QUICK_S) < QUICK_S
