@@ -4,12 +4,13 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from serve_app import blame
+from serve_app import blame, linear
 from serve_app.blame import Block, Predict
 from serve_app.predictions import Predictions
 from serve_app.rows import Rows, frame
@@ -46,13 +47,17 @@ class Model:
 
         `sizes` are the row counts of the requests that make up `rows`; () is one request.
         """
-        return _predict(self._taking_rows(self.estimator.predict), rows, sizes, ())
+        return _predict(self._estimate, rows, sizes, ())
 
     def probabilities(self, rows: Rows, sizes: Sequence[int] = ()) -> Predictions:
         """Return the classes' probabilities for each row, shape (records, classes)."""
         width = (len(self.estimator.classes_),)
         predict = self._taking_rows(self.estimator.predict_proba)
         return _predict(predict, rows, sizes, width)
+
+    @cached_property
+    def _estimate(self) -> Predict:
+        return linear.arithmetic(self.estimator) or self._taking_rows(self.estimator.predict)
 
     def _taking_rows(self, predict: Predict) -> Predict:
         if self.signature.is_numeric:

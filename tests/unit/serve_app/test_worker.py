@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def worker_of(estimator: Held, directory: Path, deadline_s: float = 30.0) -> Wor
         model_served="local", model_dir=directory, limits=Limits(deadline_s=deadline_s)
     )
     worker = Worker(registry.resolve(settings), settings)
-    object.__setattr__(worker._model, "estimator", estimator)
+    worker._model = replace(worker._model, estimator=estimator)
     return worker
 
 
