@@ -109,7 +109,7 @@ class Server:
         try:
             found = await self._answer(rows, tuple(head["sizes"]), bool(head["proba"]))
             errors = {str(at): why for at, why in found.errors.items()}
-            reply({"id": head["id"], "errors": errors}, found.values)
+            reply({"id": head["id"], "errors": errors, "model_s": found.model_s}, found.values)
         except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets an answer
             reply({"id": head["id"], "failed": f"{type(error).__name__}: {error}"})
 
@@ -162,9 +162,10 @@ class _Served(_Frames):
 class Line(_Frames):
     """An ingress's end: calls to one worker, many at once."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, lost: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self._secret = secret
+        self._lost = lost
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Predictions]] = {}
         self.pending_rows = 0
@@ -172,10 +173,12 @@ class Line(_Frames):
         self._is_retired = False
 
     @classmethod
-    async def open(cls, host: str, port: int, secret: str) -> "Line":
-        """Connect. Raises OSError."""
+    async def open(
+        cls, host: str, port: int, secret: str, lost: Callable[[], None] = lambda: None
+    ) -> "Line":
+        """Connect; `lost` is called when the connection ends. Raises OSError."""
         loop = asyncio.get_running_loop()
-        _, line = await loop.create_connection(lambda: cls(secret), host, port)
+        _, line = await loop.create_connection(lambda: cls(secret, lost), host, port)
         return line
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -189,6 +192,7 @@ class Line(_Frames):
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(LineLostError("the connection to the worker was lost"))
+        self._lost()
 
     async def call(
         self, rows: Rows, sizes: tuple[int, ...], wants_probabilities: bool
@@ -232,7 +236,7 @@ class Line(_Frames):
             answer.set_exception(CallFailedError(head["failed"]))
             return
         errors = {int(at): why for at, why in head["errors"].items()}
-        answer.set_result(Predictions(wire.array_of(head, payload), errors))
+        answer.set_result(Predictions(wire.array_of(head, payload), errors, head["model_s"]))
 
 
 Address = tuple[str, int, str]
@@ -244,6 +248,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._lines: dict[Address, Line] = {}
+        self._has_lost = asyncio.Event()
 
     @property
     def count(self) -> int:
@@ -262,7 +267,14 @@ class Lines:
         lost = {one for one, line in self._lines.items() if not line.is_open}
         for address in (set(addresses) - self._lines.keys()) | lost:
             with suppress(OSError, TimeoutError):
-                self._lines[address] = await asyncio.wait_for(Line.open(*address), timeout_s)
+                opening = Line.open(*address, self._has_lost.set)
+                self._lines[address] = await asyncio.wait_for(opening, timeout_s)
+
+    async def wait_for_loss(self, timeout_s: float) -> None:
+        """Return when a line has ended since the last call, or after `timeout_s`."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._has_lost.wait(), timeout_s)
+        self._has_lost.clear()
 
 
 def _pending_rows(line: Line) -> int:

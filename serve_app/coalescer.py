@@ -2,7 +2,11 @@
 
 What arrives in one turn of the event loop goes out at its end as one call. While calls are under
 way new rows queue; when one returns, all that waits goes out as the next, so an idle service adds
-no delay and a busy one pays for few calls. No timer is involved.
+no delay and a busy one pays for few calls.
+
+How many may be under way depends on the model. What a call costs beside it is the same for one
+row and for a thousand, so while the model is quick, one call at a time is best: what waits for it
+shares the cost of the next. A model that takes its time is asked through several workers at once.
 """
 
 import asyncio
@@ -10,12 +14,13 @@ import contextvars
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from serve_app.deadline import Deadline
 from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedError
+from serve_app.pace import Pace
 from serve_app.predictions import Predictions, concatenate
 from serve_app.rows import Rows
 
@@ -24,6 +29,12 @@ Call = Callable[[Rows, tuple[int, ...]], Awaitable[Predictions]]
 
 Answer = asyncio.Future[Predictions]
 Batch = list[tuple[Answer, Rows]]
+
+QUICK_S: Final = 0.001
+"""A model that answers within this takes less time than the call around it."""
+
+PATIENCE_S: Final = 0.01
+"""How long a call to a quick model may be under way before the next one stops waiting for it."""
 
 
 class Coalescer:
@@ -51,6 +62,9 @@ class Coalescer:
         self._queued_rows = 0
         self._is_planned = False
         self._calls: set[asyncio.Task[None]] = set()
+        self._pace = Pace(QUICK_S)
+        self._last_begun_s = 0.0
+        self._patience: asyncio.TimerHandle | None = None
 
     @property
     def queued_rows(self) -> int:
@@ -103,15 +117,33 @@ class Coalescer:
 
     def _start_calls(self) -> None:
         self._is_planned = False
-        while self._queue and len(self._calls) < self._max_calls_under_way():
+        while self._queue and self._may_call():
             batch = self._take()
             if not batch:
                 continue
+            self._last_begun_s = self._loop.time()
             # An empty context: a call made inside one request's context is cancelled with that
             # request, and its neighbours in the batch would wait for ever.
             task = self._loop.create_task(self._run(batch), context=contextvars.Context())
             self._calls.add(task)
             task.add_done_callback(self._ended)
+
+    def _may_call(self) -> bool:
+        """Whether the next call may go out now; if it is to wait for a while, come back then."""
+        if len(self._calls) >= self._max_calls_under_way():
+            return False
+        if not self._calls:
+            return True
+        if not self._pace.is_quick(min(self._queued_rows, self._max_rows_per_call)):
+            return True
+        wait_s = self._last_begun_s + PATIENCE_S - self._loop.time()
+        if wait_s > 0 and self._patience is None:
+            self._patience = self._loop.call_later(wait_s, self._lose_patience)
+        return wait_s <= 0
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        self._start_calls()
 
     def _take(self) -> Batch:
         """Take what fits into one call off the queue, leaving out whoever no longer waits."""
@@ -138,6 +170,7 @@ class Coalescer:
                 predictions = await self._call(
                     blocks[0] if len(blocks) == 1 else np.concatenate(blocks), sizes
                 )
+            self._pace.note(sum(sizes), predictions.model_s)
             ends = accumulate(sizes, initial=0)
             for (answer, _), (start, end) in zip(batch, pairwise(ends), strict=True):
                 _settle(answer, predictions if len(batch) == 1 else predictions.part(start, end))

@@ -1,11 +1,8 @@
-"""How long the model takes, so that quick calls need no thread."""
+"""How long the model takes, and whether that is quick."""
 
 from collections import defaultdict, deque
 from functools import partial
 from typing import Final
-
-QUICK_S: Final = 0.002
-"""A model that answers within this may hold up the event loop: handing over takes as long."""
 
 _REMEMBERED: Final = 5
 
@@ -16,7 +13,8 @@ class Pace:
     Not the longest: a process that is put aside by its machine for a moment makes no model slow.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quick_s: float) -> None:
+        self._quick_s = quick_s
         self._last_s: defaultdict[int, deque[float]] = defaultdict(
             partial(deque, maxlen=_REMEMBERED)
         )
@@ -30,5 +28,5 @@ class Pace:
         self._median_s[size] = sorted(last)[len(last) // 2]
 
     def is_quick(self, rows: int) -> bool:
-        """Whether a batch of that many rows can be expected within QUICK_S; at first, no."""
-        return self._median_s.get(rows.bit_length(), QUICK_S) < QUICK_S
+        """Whether a batch of that many rows can be expected within `quick_s`; at first, no."""
+        return self._median_s.get(rows.bit_length(), self._quick_s) < self._quick_s

@@ -17,6 +17,8 @@ class Predictions:
 
     values: npt.NDArray[Any]
     errors: Mapping[int, str] = field(default_factory=dict)
+    model_s: float = 0.0
+    """Seconds that the model took for the batch that these were in."""
 
     def part(self, start: int, end: int) -> "Predictions":
         """Return the outcomes of rows `start` to `end`, indexed anew from 0."""
@@ -24,7 +26,7 @@ class Predictions:
         rows = range(start, end)
         found = rows if len(rows) < len(self.errors) else self.errors
         errors = {at - start: self.errors[at] for at in found if at in self.errors and at in rows}
-        return Predictions(self.values[start:end], errors)
+        return Predictions(self.values[start:end], errors, self.model_s)
 
 
 NO_ROWS = Predictions(np.empty(0))
@@ -38,4 +40,5 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
     for part in parts:
         errors.update({at + offset: why for at, why in part.errors.items()})
         offset += len(part.values)
-    return Predictions(np.concatenate([part.values for part in parts]), errors)
+    model_s = max((part.model_s for part in parts), default=0.0)
+    return Predictions(np.concatenate([part.values for part in parts]), errors, model_s)

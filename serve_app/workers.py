@@ -15,7 +15,12 @@ from serve_app.rows import Rows
 
 logger = logging.getLogger("ray.serve")
 
-FOLLOW_PERIOD_S: Final = 1.0
+FOLLOW_PERIOD_S: Final = 5.0
+"""How often the workers are asked for their addresses; a new one waits for this at most."""
+
+HURRY_S: Final = 1.0
+"""The same while there is no worker, and at least between two times that a line is lost."""
+
 FOLLOW_TIMEOUT_S: Final = 5.0
 
 
@@ -55,7 +60,9 @@ class Workers:
                 logger.debug("no news of the workers: %s", error)
             except Exception:
                 logger.exception("no news of the workers")
-            await asyncio.sleep(FOLLOW_PERIOD_S)
+            await asyncio.sleep(HURRY_S)
+            if self._lines.count:
+                await self._lines.wait_for_loss(FOLLOW_PERIOD_S - HURRY_S)
 
     async def predict(
         self, rows: Rows, sizes: tuple[int, ...], wants_probabilities: bool

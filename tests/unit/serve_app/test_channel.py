@@ -186,6 +186,26 @@ def test_whoever_says_nothing_is_shown_out(monkeypatch: pytest.MonkeyPatch) -> N
     asyncio.run(scenario())
 
 
+def test_the_loss_of_a_line_is_noticed_at_once() -> None:
+    """Once; without one it is waited for as long as is said."""
+
+    async def scenario() -> None:
+        lines = Lines()
+        async with listening(double) as (server, address):
+            await lines.follow([address], 5.0)
+            await lines.wait_for_loss(0.01)
+            assert lines.pick() is not None
+            await server.close(1.0)
+            async with asyncio.timeout(5):
+                await lines.wait_for_loss(60)
+        assert lines.pick() is None
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await lines.wait_for_loss(60)
+
+    asyncio.run(scenario())
+
+
 def test_lines_follow_the_workers() -> None:
     """New ones are used, gone ones finish what they have, dead ones are passed over."""
 

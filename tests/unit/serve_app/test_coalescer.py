@@ -1,13 +1,14 @@
 """The coalescer makes one call of many waiting requests, and answers everyone."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import numpy as np
 import pytest
 
-from serve_app.coalescer import Coalescer
+from serve_app.coalescer import PATIENCE_S, QUICK_S, Coalescer
 from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedError
 from serve_app.predictions import Predictions
 from serve_app.rows import Rows
@@ -16,9 +17,10 @@ Call = Callable[[Rows, tuple[int, ...]], Awaitable[Predictions]]
 
 
 class Worker:
-    """Doubles each row; answers only while its gate is open."""
+    """Doubles each row; answers only while its gate is open, and says that it took `model_s`."""
 
-    def __init__(self) -> None:
+    def __init__(self, model_s: float = 1.0) -> None:
+        self.model_s = model_s
         self.sizes: list[int] = []
         self.requests: list[tuple[int, ...]] = []
         self.gate = asyncio.Event()
@@ -35,7 +37,7 @@ class Worker:
         try:
             await self.gate.wait()
             errors = dict.fromkeys(np.flatnonzero(rows[:, 0] < 0).tolist(), "negative")
-            return Predictions(rows[:, 0] * 2, errors)
+            return Predictions(rows[:, 0] * 2, errors, self.model_s)
         finally:
             self.under_way -= 1
 
@@ -102,6 +104,54 @@ def test_requests_that_wait_go_out_as_one_call() -> None:
         answers = await asyncio.gather(*requests)
         assert worker.sizes == [1, 1, 18]
         assert [answer.values.tolist() for answer in answers] == [[2 * i] for i in range(20)]
+
+    run(scenario())
+
+
+async def quick(worker: Worker) -> Coalescer:
+    """A coalescer that has seen its worker be quick with one row, and with a few."""
+    target = coalescer(worker)
+    await target.predict(rows(0))
+    await target.predict(rows(0, 0, 0))
+    worker.gate.clear()
+    worker.sizes.clear()
+    return target
+
+
+def test_rows_for_a_quick_model_wait_for_the_call_under_way() -> None:
+    """Though a second call would be allowed: they share the cost of the next."""
+
+    async def scenario() -> None:
+        worker = Worker(model_s=QUICK_S / 10)
+        target = await quick(worker)
+        requests = []
+        for i in range(4):
+            requests.append(asyncio.create_task(target.predict(rows(i))))
+            await settle()
+        assert worker.sizes == [1]
+        worker.gate.set()
+        await asyncio.gather(*requests)
+        assert worker.sizes == [1, 3]
+
+    run(scenario())
+
+
+def test_a_call_to_a_quick_model_that_takes_long_is_not_waited_for() -> None:
+    """Its worker may have stopped: after a while the next call goes out beside it."""
+
+    async def scenario() -> None:
+        worker = Worker(model_s=QUICK_S / 10)
+        target = await quick(worker)
+        requests = [asyncio.create_task(target.predict(rows(1)))]
+        await settle()
+        requests.append(asyncio.create_task(target.predict(rows(2))))
+        begun = time.monotonic()
+        while len(worker.sizes) == 1:
+            await asyncio.sleep(0.001)
+        assert time.monotonic() - begun >= PATIENCE_S / 2
+        worker.gate.set()
+        await asyncio.gather(*requests)
+        assert worker.sizes == [1, 1]
 
     run(scenario())
 

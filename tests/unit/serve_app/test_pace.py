@@ -1,11 +1,13 @@
 """Only a model that has been quick is taken to be."""
 
-from serve_app.pace import QUICK_S, Pace
+from serve_app.pace import Pace
+
+QUICK_S = 0.002
 
 
 def test_a_model_is_quick_once_it_has_been() -> None:
     """For batches of about that size, and no others."""
-    pace = Pace()
+    pace = Pace(QUICK_S)
     assert not pace.is_quick(5)
     pace.note(5, QUICK_S / 2)
     assert pace.is_quick(6)
@@ -14,7 +16,7 @@ def test_a_model_is_quick_once_it_has_been() -> None:
 
 def test_one_slow_batch_makes_no_slow_model() -> None:
     """Most of the last five have to be slow; and then quick, to be taken as that again."""
-    pace = Pace()
+    pace = Pace(QUICK_S)
     for took_s in (0.1, 0.1, 0.1, 10, 10):
         pace.note(1, QUICK_S * took_s)
         assert pace.is_quick(1)
