@@ -6,6 +6,7 @@ of named columns. Every function here is pure.
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
+from operator import lt
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +25,9 @@ Values = Sequence[Any] | npt.NDArray[Any]
 Columns = Mapping[str, Values]
 
 _KEY: Final = "X"
+_FEW: Final = 8
+"""Values that are compared one by one: numpy's calls would take longer."""
+
 _MAX_NAMES: Final = 10
 _MAX_NAMES_LENGTH: Final = 200
 
@@ -39,6 +43,7 @@ class RecordReader:
         self._is_matrix = signature.is_numeric
         self._columns = [ColumnReader(one, self._is_matrix) for one in signature.columns]
         self._bounds = np.array([column.bound for column in self._columns])
+        self._bound_of_each = self._bounds.tolist()
         self._integers = [at for at, column in enumerate(self._columns) if column.is_integer]
         self._strings = sum(column.type == "string" for column in signature.columns)
         self._names_text = _names_text(signature.names)
@@ -188,6 +193,8 @@ class RecordReader:
             return None
         rows = np.array(values, dtype=np.float64).reshape(-1, width)
         # Strictly below the limit: 2**53 + 1 has become 2**53 by now.
+        if len(values) == width <= _FEW:
+            return rows if all(map(lt, map(abs, values), self._bound_of_each)) else None
         return rows if (np.abs(rows) < self._bounds).all() else None
 
     def _structured(self, values: list[Any]) -> Rows | None:
