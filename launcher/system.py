@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import signal
 import socket
@@ -45,6 +46,8 @@ SERVE_STOP_S: Final = 15.0
 REST_STOP_S: Final = 10.0
 _POLL_S: Final = 0.2
 _WATCH_S: Final = 1.0
+_LOOKS_PER_NOTE: Final = 5
+"""Every process of the machine is looked at to find ours: too much for once a second."""
 
 
 @dataclass(frozen=True)
@@ -218,8 +221,11 @@ class System:
             time.sleep(_POLL_S)
 
     def _watch(self) -> None:
-        while True:
-            self._look_after()
+        for look in itertools.count():
+            if look % _LOOKS_PER_NOTE:
+                processes.check_alive(self._children)
+            else:
+                self._look_after()
             time.sleep(_WATCH_S)
 
     def _look_after(self) -> None:
