@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -32,6 +32,7 @@ FEW_CONNECTIONS: Final = (100_000, 2)
 """From so many rows on, so many connections: four would wait beyond our bound of 200,000 rows."""
 _OPEN_LOOP_EXTRA_S: Final = 60.0
 _SETTLE_S: Final = 20.0
+_UNBOUNDED: Final = 10**6
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,19 @@ class Loads:
         self._closed(results.STREAM_1, self._stream(), 1, seconds)
         self._closed(results.BATCH_1000, batch, BATCH_CONNECTIONS, seconds)
         return capacity
+
+    def open_capacity(self, offered_per_s: float) -> float:
+        """Return requests/s that are answered when so many are offered in the open loop.
+
+        The generator takes several times what wrk does of the processors that the server has too,
+        so what wrk has seen is not what can be answered here.
+        """
+
+        def offered(ask: Ask) -> _Outcome:
+            task = replace(self._task(ask, offered_per_s, "constant"), warm_up_s=0.0)
+            return self._generated(replace(task, most_waiting=_UNBOUNDED))
+
+        return self._measure(results.OPEN_CAPACITY, self._stream(), offered)
 
     def open_loop(self, capacity_per_s: float) -> None:
         """Measure latency at fixed rates, shares of a capacity."""
@@ -168,8 +182,10 @@ class Loads:
         )
 
     def _generator(self, ask: Ask, rate: float, arrivals: str) -> _Outcome:
-        """Run the open-loop generator in a process of its own."""
-        task = Task(
+        return self._generated(self._task(ask, rate, arrivals))
+
+    def _task(self, ask: Ask, rate: float, arrivals: str) -> Task:
+        return Task(
             host=HOST,
             port=self._running.port,
             path=ask.path,
@@ -180,6 +196,9 @@ class Loads:
             arrivals=arrivals,
             seed=self._under.round,
         )
+
+    def _generated(self, task: Task) -> _Outcome:
+        """Run the open-loop generator in a process of its own."""
         completed = subprocess.run(
             [sys.executable, "-m", "benchmarks.open_loop"],
             cwd=ROOT,
@@ -190,7 +209,7 @@ class Loads:
             timeout=task.seconds + _OPEN_LOOP_EXTRA_S,
         )
         if completed.returncode != 0:
-            raise ServerError(f"the open loop at {rate:.0f}/s: {completed.stderr.strip()}")
+            raise ServerError(f"the open loop at {task.per_s:.0f}/s: {completed.stderr.strip()}")
         found = json.loads(completed.stdout)
         load = Load(
             per_s=found["achieved_per_s"],

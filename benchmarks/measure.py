@@ -66,7 +66,7 @@ class Bench:
             nonlocal capacity
             per_s = loads.closed_loop()
             if name == OURS:
-                capacity = per_s
+                capacity = loads.open_capacity(per_s)
             if name in (OURS, STARLETTE):
                 if capacity:
                     loads.open_loop(capacity)

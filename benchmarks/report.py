@@ -47,7 +47,8 @@ _ABOUT_RATIOS: Final = (
 _ABOUT_OPEN_LOOP: Final = (
     "Requests to `/stream` at times fixed in advance, over 64 connections, whether or not the "
     "server keeps up; latency counts from the time when a request was due. 100% is what this "
-    "service answered on 64 connections in the same round. `constant`: evenly spaced; `poisson`: "
+    "service answers in the same round when the generator offers more: the generator takes several "
+    "times what `wrk` does of the same cores, so that is less than `wrk` sees. `constant`: evenly spaced; `poisson`: "
     "independent of each other. The last column is how late the generator itself was."
 )
 _ABOUT_COSTS: Final = (
@@ -144,6 +145,9 @@ def _open_loop(found: Results) -> str:
         (lambda one: one.late_p99_ms, "{:.2f}"),
     )
     rows = []
+    if found.of(OURS, results.OPEN_CAPACITY):
+        most = [_median(found.spread(per_s, OURS, results.OPEN_CAPACITY), "{:,.0f}")]
+        rows.append(["100%, offered more", _title(found, OURS), "", *most, *[""] * 7])
     for percent, arrivals in SHARES:
         for name in (OURS, STARLETTE):
             case = results.open_loop(percent, arrivals)

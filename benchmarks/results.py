@@ -17,6 +17,9 @@ BATCH_1000: Final = "batch of 1,000 rows, 4 connections"
 CLOSED: Final = (STREAM_64, STREAM_1, BATCH_1000)
 
 
+OPEN_CAPACITY: Final = "open loop, more than is answered"
+
+
 def open_loop(percent: int, arrivals: str = "constant") -> str:
     """Return the name of the case: a fixed rate, as a share of this service's capacity."""
     return f"open loop, {percent}% of capacity, {arrivals}"
