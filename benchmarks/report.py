@@ -48,8 +48,9 @@ _ABOUT_OPEN_LOOP: Final = (
     "Requests to `/stream` at times fixed in advance, over 64 connections, whether or not the "
     "server keeps up; latency counts from the time when a request was due. 100% is what this "
     "service answers in the same round when the generator offers more: the generator takes several "
-    "times what `wrk` does of the same cores, so that is less than `wrk` sees. `constant`: evenly spaced; `poisson`: "
-    "independent of each other. The last column is how late the generator itself was."
+    "times what `wrk` does of the same cores, so that is less than `wrk` sees. `constant`: evenly "
+    "spaced; `poisson`: independent of each other. The last column is how late the generator "
+    "itself was."
 )
 _ABOUT_COSTS: Final = (
     "CPU seconds of everything that a server has started, for a million records; memory with "

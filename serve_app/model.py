@@ -83,7 +83,7 @@ def _predict(
     with unwarned():
         blocks, errors = blame.predict(estimate, rows, sizes or (len(rows),))
     values = _joined(blocks, (len(rows), *width))
-    if values.dtype.kind == "f":
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
         finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)
         for at in np.flatnonzero(~finite).tolist():
             errors.setdefault(at, NO_FINITE_ANSWER)

@@ -4,6 +4,7 @@ A frame is two big-endian 32-bit lengths, of the head and of the payload, and bo
 in a frame is code: what comes in can only become numbers, text and lists.
 """
 
+import math
 import struct
 from collections.abc import Iterator
 from typing import Any, Final
@@ -112,7 +113,7 @@ def _restored(described: Head, payload: bytearray, start: int) -> tuple[Array, i
     if "values" in described:
         return np.array(described["values"], dtype=object), start
     dtype, shape = np.dtype(described["dtype"]), tuple(described["shape"])
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
     if min(shape, default=0) < 0:
         raise ValueError(f"the shape {shape}")
     array = (

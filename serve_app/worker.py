@@ -6,8 +6,8 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -173,6 +173,6 @@ class ModelWorker:
         rows = calls[0].rows if len(calls) == 1 else np.concatenate([call.rows for call in calls])
         begun = time.monotonic()
         outcome = predict(rows, tuple(chain.from_iterable(call.sizes for call in calls)))
-        outcome = replace(outcome, model_s=time.monotonic() - begun)
-        ends = np.cumsum([len(call.rows) for call in calls]).tolist()
-        return [outcome.part(start, end) for start, end in pairwise([0, *ends])]
+        outcome = Predictions(outcome.values, outcome.errors, time.monotonic() - begun)
+        ends = accumulate((len(call.rows) for call in calls), initial=0)
+        return [outcome.part(start, end) for start, end in pairwise(ends)]
