@@ -39,8 +39,8 @@ class Dispatch(strict.Strict):
     )
     max_calls_under_way: PositiveInt | None = Field(
         default=None,
-        description="Calls that one ingress has under way at once; "
-        "by default one for each worker, and at least 2",
+        description="Most calls that one ingress has under way at once; to a quick model it has "
+        "one. By default one for each worker, and at least 2",
     )
     lines: bool = Field(
         default=True,
