@@ -11,10 +11,14 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 
+# By default a replica takes five requests at a time, fewer than @serve.batch joins: Serve warns of
+# that, and whoever finds no place backs off for up to a second.
+ONGOING = 100
+
 FILE = Path(os.environ["MODEL_DIR"]) / "model.skops"
 
 
-@serve.deployment
+@serve.deployment(max_ongoing_requests=ONGOING)
 class Model:
     def __init__(self):
         self.model = skops.io.load(FILE, trusted=skops.io.get_untrusted_types(file=FILE))
@@ -30,7 +34,7 @@ class Model:
         ]
 
 
-@serve.deployment
+@serve.deployment(max_ongoing_requests=ONGOING)
 class Ingress:
     def __init__(self, model: DeploymentHandle):
         self.model = model
