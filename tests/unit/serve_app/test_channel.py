@@ -186,6 +186,19 @@ def test_whoever_says_nothing_is_shown_out(monkeypatch: pytest.MonkeyPatch) -> N
     asyncio.run(scenario())
 
 
+def test_an_answer_says_how_long_the_model_took() -> None:
+    """Calls are spread over the workers by it."""
+
+    async def slow(rows: Rows, sizes: tuple[int, ...], wants_probabilities: bool) -> Predictions:
+        return Predictions(rows[:, 0], model_s=1.5)
+
+    async def scenario() -> None:
+        async with connected(slow) as (_, line):
+            assert (await line.call(ROWS, (2,), False)).model_s == 1.5
+
+    asyncio.run(scenario())
+
+
 def test_the_loss_of_a_line_is_noticed_at_once() -> None:
     """Once; without one it is waited for as long as is said."""
 

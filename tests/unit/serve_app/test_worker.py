@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ def test_a_model_that_hangs_makes_the_worker_unhealthy(directory: Path) -> None:
         await worker.check_health()
 
     asyncio.run(scenario())
+
+
+def test_an_answer_says_how_long_the_model_took(directory: Path) -> None:
+    """With what it was joined to, and without waiting before."""
+    held = Held()
+    worker = worker_of(held, directory)
+    calls = [Call(np.ones((rows, 1)), (rows,), wants_probabilities=False) for rows in (1, 2)]
+    threading.Timer(0.05, held.gate.set).start()
+    begun = time.monotonic()
+    answers = asyncio.run(worker._answers(calls))
+    took_s = time.monotonic() - begun
+    assert all(0.04 < answer.model_s <= took_s for answer in answers)
 
 
 def test_calls_that_are_joined_get_their_own_outcomes(directory: Path) -> None:
