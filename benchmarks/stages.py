@@ -22,20 +22,24 @@ from rich.table import Table
 from starlette.types import Message, Receive, Scope, Send
 
 from benchmarks import model as benchmark_model
-from serve_app import model_files, wire
-from serve_app.channel import Line, Server
-from serve_app.coalescer import Coalescer
-from serve_app.endpoint import Endpoint, Limits
-from serve_app.model import Model
-from serve_app.original import Original
-from serve_app.predictions import Predictions
-from serve_app.question import Head
-from serve_app.records import RecordReader
-from serve_app.rows import Rows
+from serve_app.calls import wire
+from serve_app.calls.ask import Ask
+from serve_app.calls.channel import Line, Server
+from serve_app.calls.coalescer import Coalescer
+from serve_app.http.body import Limits
+from serve_app.http.endpoint import Endpoint
+from serve_app.models import model_files
+from serve_app.models.model import Model
+from serve_app.models.predictions import Predictions
+from serve_app.protocols.original import Original
+from serve_app.protocols.question import Head
+from serve_app.records.reader import RecordReader
+from serve_app.records.rows import Rows
 
 ROUNDS: Final = 5
 SECONDS_A_ROUND: Final = 0.05
 HEAD: Final = Head("application/json", "application/json", {}, b"", {})
+ASK: Final = Ask("1")
 
 Step = Callable[[], Awaitable[Any]]
 
@@ -107,7 +111,7 @@ class Stages:
     def framed(self) -> None:
         """Write a call and its answer as frames, and read both."""
         for array in (self.rows, self.predictions.values):
-            data = b"".join(wire.frame({"id": 1, "sizes": self.sizes, "proba": False}, array))
+            data = b"".join(wire.frame({"id": 1, "sizes": self.sizes, "ask": [*ASK]}, array))
             for head, payload in wire.Frames().feed(data):
                 wire.array_of(head, payload)
 
@@ -120,7 +124,7 @@ class Stages:
             ("endpoint, all of it, with an instant model", self.asked()),
             ("coalescer, with an instant call", partial(self.coalescer().predict, self.rows)),
             ("frames of call and answer, written and read", now(self.framed)),
-            ("line, there and back, both ends here", partial(line.call, self.rows, (1,), False)),
+            ("line, there and back, both ends here", partial(line.call, self.rows, (1,), ASK)),
             ("model, with its checks", now(self.model.predict, self.rows, self.sizes)),
             ("the estimator alone", now(self.model.estimator.predict, self.rows)),
         ]

@@ -11,6 +11,9 @@ CHAMPION: Final = "champion"
 PREVIOUS: Final = "previous"
 """Alias of the version that was champion before this one."""
 
+CHALLENGER: Final = "challenger"
+"""Alias of the newest version that a rollout may make champion."""
+
 MODEL_ARTIFACT: Final = "model"
 """Name under which a run logs its model."""
 
@@ -19,6 +22,9 @@ MODEL_FILE: Final = "model.skops"
 
 EXPORT_FILE: Final = "exported_version.json"
 """File, inside an exported model directory, that names the version it was exported from."""
+
+LONGEST_TAG: Final = 4_900
+"""Most characters of a text that is put into a tag; MLflow's databases hold 5,000."""
 
 TAG_FINGERPRINT: Final = "endeavour.fingerprint"
 """Version and run tag: SHA-256 over data, settings, code and library versions."""
@@ -49,3 +55,31 @@ TAG_SEED: Final = "endeavour.seed"
 
 TAG_VERSION: Final = "endeavour.version"
 """Run tag: the version that the job ended with, if the gate let it pass."""
+
+TAG_EXAMPLE_PREDICTION: Final = "endeavour.example.prediction"
+"""Version and run tag: JSON list of one value, which the fitted model predicts for the first row
+of the logged input example. Serving predicts it again before the version gets traffic."""
+
+TAG_ROLLOUTS: Final = "endeavour.rollouts"
+"""Registered-model tag: whether the serving side runs staged rollouts, ON or OFF."""
+
+ON: Final = "on"
+OFF: Final = "off"
+
+TAG_ROLLOUT_STATE: Final = "endeavour.rollout.state"
+"""Registered-model tag: JSON of the rollout under way, its version under `challenger`, or empty."""
+
+TAG_ROLLOUT_DECISION: Final = "endeavour.rollout.decision"
+"""Version tag, with `.<number>` behind it: JSON that records one decision of a rollout."""
+
+TAG_ROLLOUT_OUTCOME: Final = "endeavour.rollout.outcome"
+"""Version tag: how the version's last rollout ended, PROMOTED or ABORTED."""
+
+PROMOTED: Final = "promoted"
+ABORTED: Final = "aborted"
+
+TAG_ROLLOUT_REASONS: Final = "endeavour.rollout.reasons"
+"""Version tag: why the rollout ended so, a reason a line."""
+
+TAG_REFUSED: Final = "endeavour.serving.refused"
+"""Version tag: why serving can't serve this version."""

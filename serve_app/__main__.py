@@ -1,4 +1,4 @@
-"""Look at, or export, the model that would be served: `python -m serve_app check | export`."""
+"""The model that would be served, and the rollout of one that is: `check`, `export`, `rollout`."""
 
 import argparse
 import os
@@ -8,14 +8,22 @@ from pathlib import Path
 
 from contract import strict
 from contract.tracking import MlflowUnreachableError
-from serve_app import registry, settings
+from serve_app import rollout_command, settings
 from serve_app.model_errors import ModelError
+from serve_app.models import registry
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Exit code: 0 done, 2 wrong settings or model, 4 MLflow out of reach."""
+    """Run a command and return its exit code.
+
+    0 done, 1 the service failed, 2 wrong settings or model, 3 the rollout can't do this now,
+    4 MLflow or the service out of reach.
+    """
     options = _parser().parse_args(arguments)
     try:
+        if "ask" in options:
+            print(options.ask(options))
+            return 0
         config = strict.read_yaml(options.config)
         chosen = settings.resolve(settings.args_of(config), os.environ)
         line: str = options.command(chosen, options)
@@ -25,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MlflowUnreachableError as error:
         print(f"error: {error}", file=sys.stderr)
         return 4
+    except rollout_command.ServiceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     print(line)
     return 0
 
@@ -43,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--to", type=Path, required=True, help="the directory; replaced if a model")
     export.set_defaults(command=_export)
+    rollout_command.add_parsers(commands)
     return parser
 
 

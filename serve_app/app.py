@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from typing import Any
 
 from ray import serve
@@ -9,10 +10,14 @@ from ray.serve import Application
 
 from contract.strict import SettingsError
 from contract.tracking import MlflowUnreachableError
-from serve_app import registry, settings
+from serve_app import settings
+from serve_app.control import memory
+from serve_app.controller import RolloutController
 from serve_app.ingress import Ingress
 from serve_app.model_errors import ModelError
-from serve_app.served import ServedModel
+from serve_app.models import registry
+from serve_app.models.served import describe
+from serve_app.routing import Table
 from serve_app.worker import ModelWorker
 
 logger = logging.getLogger("ray.serve")
@@ -27,6 +32,15 @@ _INGRESS = serve.deployment(name="Ingress", max_ongoing_requests=2048, ray_actor
 _MODEL_WORKER = serve.deployment(
     name="ModelWorker", max_ongoing_requests=64, ray_actor_options=_CPUS
 )(ModelWorker)
+# Everybody hangs on it: the default of 5 ongoing requests would let five replicas in.
+_CONTROLLER = serve.deployment(
+    name="RolloutController",
+    num_replicas=1,
+    max_ongoing_requests=4096,
+    ray_actor_options={"num_cpus": 0.02},
+    health_check_period_s=2,
+    health_check_timeout_s=10,
+)(RolloutController)
 
 
 class CannotStartError(Exception):
@@ -46,18 +60,34 @@ def build(args: dict[str, Any]) -> Application:
         )
     try:
         chosen = settings.resolve(args, os.environ)
-        version = registry.resolve(chosen)
-        model = registry.load(version, chosen)
+        seed = _seed(chosen)
     except (SettingsError, MlflowUnreachableError, ModelError) as error:
         raise CannotStartError(str(error)) from None
-    worker = _MODEL_WORKER.bind(version, chosen)
-    served = ServedModel(
-        version,
-        model.signature,
-        model.example,
-        model.classes,
-        model.labels,
-        model.predict(model.example).values.dtype.kind,
-    )
-    application: Application = _INGRESS.bind(worker, served, chosen)
+    controller = _CONTROLLER.bind(seed, chosen)
+    worker = _MODEL_WORKER.bind(controller, seed, chosen)
+    application: Application = _INGRESS.bind(worker, controller, seed, chosen)
     return application
+
+
+def _seed(chosen: settings.Settings) -> Table:
+    """Return the table to begin with; without MLflow, that of what this node served last."""
+    epoch = int(time.time() * 1000)
+    try:
+        version = registry.resolve(chosen)
+        return Table(epoch, describe(version, registry.load(version, chosen)))
+    except MlflowUnreachableError as error:
+        remembered = memory.recall(chosen)
+        if remembered is None:
+            raise
+        logger.warning(
+            "%s; starting with version %s, which this node served last",
+            error,
+            remembered.champion.version,
+        )
+        model = registry.load(remembered.champion, chosen)
+        return Table(
+            epoch,
+            describe(remembered.champion, model),
+            unrecorded=remembered.unrecorded,
+            is_from_cache=True,
+        )

@@ -111,6 +111,12 @@ class NotAcceptableError(ServeError):
     status, code, title = 406, "not_acceptable", "The answer has no media type that you accept"
 
 
+class RolloutConflictError(ServeError):
+    """The action makes no sense in the rollout's state."""
+
+    status, code, title = 409, "rollout_conflict", "The rollout can't do this now"
+
+
 class BodyTimeoutError(ServeError):
     """The body was not there in time; the connection is closed, as the rest may still come."""
 
@@ -136,6 +142,12 @@ class InvalidRecordsError(ServeError):
     """The body is JSON, but not the records that the model's signature asks for."""
 
     status, code, title = 422, "invalid_records", "The records don't fit the model's signature"
+
+
+class InvalidBodyError(ServeError):
+    """The body is JSON, but not what a route that doesn't predict takes."""
+
+    status, code, title = 422, "invalid_body", "The body is not what this route takes"
 
 
 class UnknownOutputError(ServeError):

@@ -1,30 +1,40 @@
 """Ingress: the deployment that answers HTTP and sends coalesced rows to the workers."""
 
 import asyncio
+import contextvars
+import logging
 import os
 import time
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from starlette.applications import Starlette
 from starlette.types import ASGIApp, Scope
 
-from serve_app import routes, scaling
-from serve_app.coalescer import Coalescer
-from serve_app.endpoint import Limits
-from serve_app.errors import NotReadyError
+from serve_app import scaling
+from serve_app.calls.workers import Workers
+from serve_app.control import following, memory
+from serve_app.control.labels import Label, LabelState
+from serve_app.errors import NotReadyError, RolloutConflictError
+from serve_app.feedback import Feedback
 from serve_app.garbage import collect_rarely
-from serve_app.rows import Rows
-from serve_app.served import ServedModel
+from serve_app.http.body import Limits
+from serve_app.http.routes import Application, Service
+from serve_app.http.switch import Switch
+from serve_app.lane import Lane
+from serve_app.observer import Observer
+from serve_app.routing import CHALLENGER, CHAMPION, Published, Role, Table
 from serve_app.settings import Settings
-from serve_app.workers import Workers
 
-READY_TIMEOUT_S = 5.0
-MIN_CALLS_UNDER_WAY = 2
-MAX_CALL_BYTES = 2 * 2**20
-"""Serve's gRPC between replicas takes 4 MiB a message by default; stay well below."""
+logger = logging.getLogger("ray.serve")
+
+READY_TIMEOUT_S: Final = 5.0
+CONTROL_TIMEOUT_S: Final = 5.0
+REPORT_PERIOD_S: Final = 1.0
+MIN_CALLS_UNDER_WAY: Final = 2
 
 
 class ProcessorShare:
@@ -42,67 +52,154 @@ class ProcessorShare:
 
 @serve.ingress()
 class Ingress:
-    """Starlette routes over one coalescer for each kind of answer."""
+    """A lane for each version in the controller's table, and the switch between them."""
 
-    def __init__(
-        self, workers: DeploymentHandle[Any], model: ServedModel, settings: Settings
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self,
+        workers: DeploymentHandle[Any],
+        controller: DeploymentHandle[Any],
+        seed: Table,
+        settings: Settings,
     ) -> None:
-        self._example = model.example
+        self._settings = settings
+        self._controller = controller
         self._processor = ProcessorShare(time.monotonic(), time.process_time())
-        self._workers = asked = Workers(workers)
+        self._workers = Workers(workers)
         self._has_lines = settings.dispatch.lines and os.environ.get("RAY_USE_TLS") != "1"
-        limits, dispatch = settings.limits, settings.dispatch
-        self._calls_wanted = dispatch.max_calls_under_way
-        row_bytes = 8 * max(len(model.signature.columns), len(model.classes or ()))
-        self._coalescers = {
-            wants_probabilities: Coalescer(
-                partial(asked.predict, wants_probabilities=wants_probabilities),
-                max_rows_per_call=max(
-                    1, min(dispatch.max_rows_per_call, MAX_CALL_BYTES // row_bytes)
-                ),
-                max_calls_under_way=self._max_calls_under_way,
-                max_queued_rows=limits.max_queued_rows,
-                deadline_s=limits.deadline_s,
-            )
-            for wants_probabilities in (False, True)
-        }
-        service = routes.Service(
-            model=model,
-            predict=self._predict,
-            check=self._check,
-            limits=Limits(limits.max_body_bytes, limits.body_timeout_s),
-            max_batch_records=limits.max_batch_records,
+        self._observer = Observer(self._workers, settings.rollout)
+        self._feedback = Feedback(self._workers, self._observer)
+        self._lanes: dict[str, Lane] = {}
+        self._has_lost_controller = False
+        ask = following.handle_ask(controller.follow_table, self._held)
+        news = await following.first(ask)
+        self._published = (
+            news.value
+            if news is not None
+            else Published(await asyncio.to_thread(memory.fallback, seed, settings))
         )
+        self._switch = Switch((await self._build(self._published.table))[CHAMPION])
+        await self._use(self._published)
+        self._tasks = [
+            following.keep_following(ask, self._use, self._lose),
+            asyncio.get_running_loop().create_task(self._report(), context=contextvars.Context()),
+        ]
 
-        self._application = routes.application(service)
-
-    def __serve_build_asgi_app__(self) -> Starlette:
+    def __serve_build_asgi_app__(self) -> Switch:
         """Return the routes; called by Serve after the constructor."""
-        if self._has_lines:
-            self._workers.follow()
         collect_rarely()
-        return self._application
+        return self._switch
 
     def endpoint(self, scope: Scope) -> ASGIApp | None:
         """Return what answers this request without Serve's own steps; asked by `front.Front`."""
-        return self._application.endpoint(scope)
-
-    def _max_calls_under_way(self) -> int:
-        # With fewer, workers would be idle; one more would only wait for the model.
-        return self._calls_wanted or max(MIN_CALLS_UNDER_WAY, self._workers.count)
+        return self._switch.endpoint(scope)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what `scaling.ingress_policy` decides by; called by Serve."""
         return {scaling.BUSY_SHARE: self._processor.take(time.monotonic(), time.process_time())}
 
-    def _predict(self, rows: Rows, wants_probabilities: bool) -> Any:
-        return self._coalescers[wants_probabilities].predict(rows)
+    async def _build(self, table: Table) -> dict[Role, Application]:
+        """Return the routes of each role, those of new versions made off the event loop."""
+        lanes = {
+            model.version.version: self._lanes.get(model.version.version)
+            or Lane(model, self._observer, self._settings, self._max_calls_under_way)
+            for model, _ in table.routed
+        }
+        self._lanes = lanes
+        return {
+            role: await asyncio.to_thread(
+                lanes[model.version.version].application, role, self._service
+            )
+            for model, role in table.routed
+        }
 
-    async def _check(self) -> None:
+    async def _use(self, published: Published) -> None:
+        """Go by what the controller says."""
+        table = published.table
+        applications = await self._build(table)
+        self._observer.turn(table)
+        challenger = applications.get(CHALLENGER)
+        self._switch.turn(applications[CHAMPION], challenger, table.salt, table.weight)
+        self._published = published
+        self._has_lost_controller = False
+        if self._has_lines and published.workers:
+            await self._workers.follow(published.workers)
+
+    def _lose(self) -> None:
+        self._has_lost_controller = True
+
+    def _held(self) -> Table | None:
+        """Return what a controller that replaces another may not know."""
+        return self._published.table if self._has_lost_controller else None
+
+    def _service(self, lane: Lane, role: Role) -> Service:
+        limits = self._settings.limits
+        return Service(
+            model=lane.model,
+            role=role,
+            predict=lane.predict,
+            check=partial(self._check, lane),
+            limits=Limits(limits.max_body_bytes, limits.body_timeout_s),
+            max_batch_records=limits.max_batch_records,
+            published=lambda: self._published,
+            command=self._command,
+            label=self._label,
+            remember=self._feedback.remember,
+        )
+
+    def _max_calls_under_way(self) -> int:
+        # With fewer, workers would be idle; one more would only wait for the model.
+        wanted = self._settings.dispatch.max_calls_under_way
+        return wanted or max(MIN_CALLS_UNDER_WAY, self._workers.count)
+
+    async def _check(self, lane: Lane) -> None:
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
-                outcome = await self._predict(self._example, False)
+                outcome = await lane.predict(lane.model.example, False)
         except TimeoutError as error:
             raise NotReadyError(f"no worker answered within {READY_TIMEOUT_S:g} s") from error
         if outcome.errors:
             raise NotReadyError(f"the model's input example failed: {outcome.errors[0]}")
+
+    async def _command(self, action: str, reason: str) -> None:
+        refusal = await self._asked(self._controller.command.remote(action, reason))
+        if refusal is not None:
+            raise RolloutConflictError(refusal)
+
+    async def _label(self, label: Label) -> LabelState:
+        state: LabelState = await self._asked(self._controller.label.remote(label))
+        return state
+
+    async def _asked(self, answer: Any) -> Any:
+        try:
+            async with asyncio.timeout(CONTROL_TIMEOUT_S):
+                return await answer
+        except (RayError, RayServeException, TimeoutError) as error:
+            raise NotReadyError(
+                "the rollout controller does not answer: try again later"
+            ) from error
+
+    async def _report(self) -> None:
+        """Tell the controller what was seen, and ask for true values, as long as a rollout is on.
+
+        Ends with this replica.
+        """
+        number = 0
+        while True:
+            await asyncio.sleep(REPORT_PERIOD_S)
+            if self._observer.window is None:
+                self._feedback.forget()
+                continue
+            seen = self._observer.take()
+            try:
+                async with asyncio.timeout(CONTROL_TIMEOUT_S):
+                    if seen is not None:
+                        await self._controller.observe.remote(*seen)
+                    number, labels = await self._controller.labels_since.remote(number)
+            except (RayError, RayServeException, TimeoutError):
+                if seen is not None:
+                    self._observer.give_back(*seen)
+                continue
+            try:
+                await self._feedback.join(labels)
+            except Exception as error:  # noqa: BLE001  # whatever a model does, reports go on
+                logger.warning("true values could not be compared: %s", error)

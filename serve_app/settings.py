@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from contract import names, strict, tracking
+from serve_app.rollouts.policy import Policy
 
 
 class Limits(strict.Strict):
@@ -68,6 +69,10 @@ class Settings(strict.Strict):
     extra_trusted_types: tuple[str, ...] = Field(
         default=(), description="Types of your own that a model file may hold; they run at load"
     )
+    alias_poll_s: PositiveFloat = Field(
+        default=2.0, description="How often MLflow is asked which version is champion, in seconds"
+    )
+    rollout: Policy = Policy()
     limits: Limits = Limits()
     dispatch: Dispatch = Dispatch()
 

@@ -1,178 +1,152 @@
-"""ModelWorker: the model in memory, predictions through `@serve.batch`, one outcome a row."""
+"""ModelWorker: the versions in memory that the controller wants, one outcome a row."""
 
 import asyncio
-import contextlib
+import logging
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import accumulate, chain, pairwise
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
-import numpy as np
 import ray
 from ray import serve
 
-from serve_app import registry, scaling
-from serve_app.channel import Address, Server
+from serve_app import scaling
+from serve_app.calls.ask import Ask
+from serve_app.calls.channel import Address, Server
+from serve_app.control import following, memory
+from serve_app.control.conductor import Orders
+from serve_app.control.fleet import Report
 from serve_app.garbage import collect_rarely
-from serve_app.pace import Pace
-from serve_app.predictions import Predictions
-from serve_app.rows import Rows
-from serve_app.served import ServedVersion
+from serve_app.loaded import Call, LoadedVersion
+from serve_app.models import registry
+from serve_app.models.model import Model
+from serve_app.models.predictions import Predictions
+from serve_app.models.served import ServedVersion
+from serve_app.records.rows import Rows
+from serve_app.routing import Table
 from serve_app.settings import Settings
 
-MAX_CALLS_PER_BATCH = 8
-QUICK_S = 0.002
-"""A model that answers within this may hold up the event loop: handing over takes as long."""
-DEADLINES_PER_BATCH = 2.0
-"""A batch that takes this many request deadlines hangs: nobody waits for it any more."""
+logger = logging.getLogger("ray.serve")
+
+LINGER_S: Final = 60.0
+"""How long a version that is wanted no more stays: an ingress may still send what has waited."""
+
+Load = Callable[[ServedVersion], Model]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What one ingress asks for."""
-
-    rows: Rows
-    sizes: tuple[int, ...]
-    wants_probabilities: bool
+class VersionNotHeldError(Exception):
+    """A call asks for a version that this worker doesn't hold."""
 
 
-class Recorder:
-    """Counts what the autoscaling policy asks for. Times are in seconds on a monotonic clock."""
+class Shelf:
+    """The versions that a worker holds, loaded off the event loop. Times are on one clock."""
 
-    def __init__(self, now: float) -> None:
-        self._since = now
-        self._busy_s = 0.0
-        self._busy_since: float | None = None
-        self._queued_rows = 0
-        self._most_queued_rows = 0
-
-    @contextlib.contextmanager
-    def queued(self, rows: int) -> Iterator[None]:
-        """Count rows as waiting while their call is under way, however it ends."""
-        self._queued_rows += rows
-        self._most_queued_rows = max(self._most_queued_rows, self._queued_rows)
-        try:
-            yield
-        finally:
-            self._queued_rows -= rows
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._loaded: dict[str, LoadedVersion] = {}
+        self._failed: dict[str, str] = {}
+        self._unwanted_since: dict[str, float] = {}
 
     @property
-    def is_busy(self) -> bool:
-        """Whether the model has a batch."""
-        return self._busy_since is not None
+    def held(self) -> dict[str, LoadedVersion]:
+        """What can be asked, by version."""
+        return self._loaded
 
-    def begin(self, now: float) -> None:
-        """Note that the model starts on a batch."""
-        self._busy_since = now
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why versions could not be loaded."""
+        return dict(self._failed)
 
-    def end(self, now: float) -> None:
-        """Note that the model is done with its batch."""
-        if self._busy_since is not None:
-            self._busy_s += now - self._busy_since
-        self._busy_since = None
+    async def add(self, version: ServedVersion) -> None:
+        """Load a version if it isn't there, verified and tried; raises what `load` raises."""
+        if version.version not in self._loaded:
+            model = await asyncio.to_thread(self._load, version)
+            self._loaded[version.version] = LoadedVersion(model)
 
-    def batch_age_s(self, now: float) -> float:
-        """Return how long the present batch has been with the model; 0 if there's none."""
-        since = self._busy_since
-        return 0.0 if since is None else now - since
-
-    def take(self, now: float) -> dict[str, float]:
-        """Return the statistics since the last call, and start anew."""
-        elapsed_s = max(now - self._since, 1e-9)
-        taken = {
-            scaling.BUSY_SHARE: min(self._busy_s / elapsed_s, 1.0),
-            scaling.QUEUED_ROWS: float(self._most_queued_rows),
-        }
-        self._since, self._busy_s, self._most_queued_rows = now, 0.0, self._queued_rows
-        return taken
+    async def obey(self, orders: Orders, now: float) -> None:
+        """Load what is new, note what can't be loaded, drop what has been unwanted for a while."""
+        versions = (*orders.needed, *orders.wanted)
+        for version in versions:
+            try:
+                if version.version not in self._failed:
+                    await self.add(version)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the others are served
+                logger.warning("version %s can't be loaded: %s", version.version, error)
+                self._failed[version.version] = str(error) or type(error).__name__
+        names = {version.version for version in versions}
+        self._failed = {name: why for name, why in self._failed.items() if name in names}
+        for name in names:
+            self._unwanted_since.pop(name, None)
+        for name in self._loaded.keys() - names:
+            if now - self._unwanted_since.setdefault(name, now) > LINGER_S:
+                del self._unwanted_since[name]
+                self._loaded.pop(name).close()
 
 
 class ModelWorker:
-    """Loads one exact version and predicts rows with it."""
+    """Holds versions and predicts rows with them."""
 
-    def __init__(self, version: ServedVersion, settings: Settings) -> None:
-        self._model = registry.load(version, settings)
-        # One thread: the model computes off the event loop, which goes on answering Serve.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._pace = Pace(QUICK_S)
-        self._recorder = Recorder(time.monotonic())
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, controller: Any, seed: Table, settings: Settings
+    ) -> None:
+        self._settings = settings
+        self._shelf = Shelf(lambda version: registry.load(version, settings))
         self._deadline_s = settings.limits.deadline_s
         self._server = Server(self.predict)
-        self._address: Address | None = None
+        self._address = await self._listen()
+        worker = serve.get_replica_context().replica_id.unique_id
+        ask = following.handle_ask(controller.follow_orders, lambda: worker, self._report)
+        news = await following.first(ask)
+        orders = news.value if news is not None else await asyncio.to_thread(self._fallback, seed)
+        for version in orders.needed:  # a replica is ready only when it holds all of them
+            await self._shelf.add(version)
+        self._following = following.keep_following(ask, self._obey)
         collect_rarely()
 
-    async def address(self) -> Address:
-        """Return where ingresses reach this worker without Serve's own calls."""
-        if self._address is None:
-            host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-            self._address = (host, await self._server.start(host), self._server.secret)
-        return self._address
+    async def _listen(self) -> Address:
+        host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return (host, await self._server.start(host), self._server.secret)
+
+    def _report(self) -> Report:
+        return Report(self._address, frozenset(self._shelf.held), self._shelf.failed)
+
+    def _fallback(self, seed: Table) -> Orders:
+        """Return what to hold if the controller can't say: what this node has served last."""
+        return Orders((memory.fallback(seed, self._settings).champion.version,))
+
+    async def _obey(self, orders: Orders) -> None:
+        await self._shelf.obey(orders, time.monotonic())
 
     def __del__(self) -> Any:
         """Return what answers the calls under way, if there are any; Serve awaits it at the end."""
         server: Server | None = getattr(self, "_server", None)
         return server.close(self._deadline_s) if server is not None and server.is_busy else None
 
-    async def predict(
-        self, rows: Rows, sizes: tuple[int, ...], wants_probabilities: bool = False
-    ) -> Predictions:
+    async def predict(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
         """Return one outcome for each of `rows`, shape (records, features), in order.
 
-        `sizes` are the row counts of the requests in `rows`, which fail each by itself.
+        `sizes` are the row counts of the requests in `rows`, which fail each by itself. Raises
+        VersionNotHeldError.
         """
-        call = Call(rows, sizes, wants_probabilities)
-        if self._pace.is_quick(len(rows)) and not self._recorder.is_busy:
-            return self._predict_all([call], len(rows))[0]
-        # Counted down here: a call that is cancelled while it waits never reaches `_batch`.
-        with self._recorder.queued(len(rows)):
-            answer: Predictions = await self._batch(call)
-            return answer
+        loaded = self._shelf.held.get(ask.version)
+        if loaded is None:
+            raise VersionNotHeldError(f"version {ask.version} is not loaded here")
+        return await loaded.predict(Call(rows, sizes, ask.wants_probabilities))
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what `scaling.worker_policy` decides by; called by Serve."""
-        return self._recorder.take(time.monotonic())
+        now = time.monotonic()
+        taken = [loaded.recorder.take(now) for loaded in self._shelf.held.values()]
+        return {
+            scaling.BUSY_SHARE: min(1.0, sum(one[scaling.BUSY_SHARE] for one in taken)),
+            scaling.QUEUED_ROWS: sum(one[scaling.QUEUED_ROWS] for one in taken),
+        }
 
     async def check_health(self) -> None:
-        """Raise if the model hangs; called by Serve, which then replaces this worker."""
-        age_s = self._recorder.batch_age_s(time.monotonic())
-        if age_s > DEADLINES_PER_BATCH * self._deadline_s:
-            raise RuntimeError(f"the model has been busy with one batch for {age_s:.0f} s")
-
-    @serve.batch(max_batch_size=MAX_CALLS_PER_BATCH, batch_wait_timeout_s=0)
-    async def _batch(self, calls: list[Call]) -> list[Predictions]:
-        return await self._answers(calls)
-
-    async def _answers(self, calls: list[Call]) -> list[Predictions]:
-        """Predict the calls that wait, all of one kind at once."""
-        rows = sum(len(call.rows) for call in calls)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._predict_all, calls, rows)
-
-    def _predict_all(self, calls: list[Call], rows: int) -> list[Predictions]:
-        begun = time.monotonic()
-        self._recorder.begin(begun)
-        try:
-            kinds: dict[bool, list[int]] = defaultdict(list)
-            for at, call in enumerate(calls):
-                kinds[call.wants_probabilities].append(at)
-            answers: dict[int, Predictions] = {}
-            for wants_probabilities, indexes in kinds.items():
-                kind = [calls[at] for at in indexes]
-                answers.update(zip(indexes, self._outcomes(kind, wants_probabilities), strict=True))
-            return [answers[at] for at in range(len(calls))]
-        finally:
-            ended = time.monotonic()
-            self._recorder.end(ended)
-            self._pace.note(rows, ended - begun)
-
-    def _outcomes(self, calls: list[Call], wants_probabilities: bool) -> list[Predictions]:
-        predict = self._model.probabilities if wants_probabilities else self._model.predict
-        rows = calls[0].rows if len(calls) == 1 else np.concatenate([call.rows for call in calls])
-        begun = time.monotonic()
-        outcome = predict(rows, tuple(chain.from_iterable(call.sizes for call in calls)))
-        outcome = Predictions(outcome.values, outcome.errors, time.monotonic() - begun)
-        ends = accumulate((len(call.rows) for call in calls), initial=0)
-        return [outcome.part(start, end) for start, end in pairwise(ends)]
+        """Raise if a model hangs; called by Serve, which then replaces this worker."""
+        now = time.monotonic()
+        for version, loaded in self._shelf.held.items():
+            age_s = loaded.recorder.batch_age_s(now)
+            if age_s > self._deadline_s:
+                raise RuntimeError(
+                    f"version {version} has been busy with one batch for {age_s:.0f} s"
+                )

@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 EPILOG = """\
 exit codes:
-  0  promoted, or nothing has changed since a version was
+  0  promoted, made challenger, or nothing has changed
   2  bad data, settings or arguments: nothing was recorded
   3  the gate refused the model: its run is kept, nothing was registered
   4  MLflow or Ray out of reach, or no CPU free in time
@@ -67,7 +67,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train",
-        description="Train a model, let the gate judge it, and promote it in MLflow's registry.",
+        description="Train a model, let the gate judge it, and promote it in MLflow's registry, "
+        "or have a rollout decide on that.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -8,17 +8,24 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import requests
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from contract import names, tracking
+from contract.lock import PromotionLock
+from contract.promotion import (
+    ChampionMovedError,
+    NoPreviousChampionError,
+    Placement,
+    Promoter,
+)
+from contract.registry import Candidate, NoSuchVersionError, Registry
+from contract.standing import Standing, standing
 from train import champion as champions
 from train import cluster, data, estimator, evaluate, fingerprint, gate, record
-from train.errors import GateRefusedError, UnreachableError
+from train.errors import BadSettingsError, GateRefusedError, UnreachableError
 from train.fit import Fitted, check_trusted, fit
-from train.lock import PromotionLock
 from train.progress import Progress
-from train.promotion import ChampionMovedError, Promoter
-from train.registry import Candidate, Registry
 from train.settings import TrainSettings
 
 MOST_JUDGEMENTS = 5
@@ -26,18 +33,20 @@ MOST_JUDGEMENTS = 5
 
 STEPS = 7
 
+ROLLOUT_DECIDES = "the rollout decides whether it becomes champion (GET /admin/rollout)"
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """The version that the job ended with, and whether this job made it champion."""
+    """The version that a command ended with, and whether it moved an alias to it."""
 
     version: str
-    promoted: bool
+    moved: bool
     message: str
 
 
 def run(settings: TrainSettings, environ: Mapping[str, str], progress: Progress) -> Outcome:
-    """Train, judge, record, and promote if the gate lets it pass.
+    """Train, judge, record, and promote if the gate lets it pass, or leave that to a rollout.
 
     Raises a TrainError: for settings and data before anything is written, GateRefusedError with
     the run kept and nothing registered, UnreachableError if MLflow or Ray fail.
@@ -47,14 +56,14 @@ def run(settings: TrainSettings, environ: Mapping[str, str], progress: Progress)
         estimator.build(settings)
         dataset = data.load(settings)
         step.note = f"{len(dataset.train.rows)} rows to train on, {len(dataset.test.rows)} held out"
-    with _mlflow_failures():
+    with _registry_failures():
         with progress.step("registry") as step:
             promoter = open_promoter(settings.model_name, environ)
             mark = fingerprint.compute(settings, dataset)
             known = promoter.registry.find(mark)
             step.note = f"champion {promoter.registry.champion() or 'none'}"
-        if known is not None and promoter.was_promoted(known):
-            return _unchanged(promoter.registry, known.version)
+        if known is not None and (settled := _settled(promoter.registry, known)):
+            return settled
         fitted = _fit(settings, dataset, progress)
         with cluster.connect(settings.deadlines.ray_connect_s):
             evaluation, scores = _evaluate(settings, dataset, fitted, progress)
@@ -71,41 +80,58 @@ def run(settings: TrainSettings, environ: Mapping[str, str], progress: Progress)
 
 
 def open_promoter(model_name: str, environ: Mapping[str, str]) -> Promoter:
-    """Return the promoter of a model. Raises UnreachableError if MLflow does not answer."""
-    try:
-        client = tracking.connect(tracking.tracking_uri(environ))
-    except tracking.MlflowUnreachableError as error:
-        raise UnreachableError(str(error)) from error
+    """Return the promoter of a model. Raises MlflowUnreachableError."""
+    client = tracking.connect(tracking.tracking_uri(environ))
     return Promoter(Registry(client, model_name), PromotionLock(client, model_name))
 
 
 def promote(model_name: str, version: str, reason: str, environ: Mapping[str, str]) -> Outcome:
-    """Make a version champion by hand."""
-    with _mlflow_failures():
+    """Make a version champion by hand. Raises BadSettingsError, UnreachableError."""
+    with _registry_failures():
         moved = open_promoter(model_name, environ).promote_version(version, reason)
     said = "is champion now" if moved else "was champion already: nothing changed"
     return Outcome(version, moved, f"{model_name} version {version} {said}")
 
 
 def roll_back(model_name: str, reason: str, environ: Mapping[str, str]) -> Outcome:
-    """Make the previous champion champion again."""
-    with _mlflow_failures():
+    """Make the previous champion champion again. Raises BadSettingsError, UnreachableError."""
+    with _registry_failures():
         version = open_promoter(model_name, environ).roll_back(reason)
     return Outcome(version, True, f"{model_name} version {version} is champion again")
 
 
-def _unchanged(registry: Registry, version: str) -> Outcome:
-    """The same job has been promoted before, and maybe rolled back since: that is respected."""
-    champion = registry.champion()
+def _settled(registry: Registry, known: ModelVersion) -> Outcome | None:
+    """Return how it ends if the same job has come to its end before, and maybe been rolled back.
+
+    That is respected. None if its version is registered and nothing more.
+    """
+    version, registered = str(known.version), registry.registered()
+    where = standing(version, known.tags, registered)
+    if where == "unfinished":
+        return None
     said = f"nothing changed since {registry.model_name} version {version} was trained"
-    if champion == version:
-        return Outcome(version, False, f"{said}, and it is champion: nothing registered")
-    return Outcome(
-        version,
-        False,
-        f"{said}; version {champion} is champion now, and stays it: nothing registered. To bring "
-        f"it back: python -m train promote --version {version} --reason TEXT",
-    )
+    return Outcome(version, False, said + _stays(where, known, registered.champion))
+
+
+def _stays(where: Standing, known: ModelVersion, champion: str | None) -> str:
+    """Say what a version is, that nothing was registered, and what can be done about it."""
+    by_hand = f"python -m train promote --version {known.version} --reason TEXT"
+    if champion == str(known.version):
+        return ", and it is champion: nothing registered"
+    if where == "challenger":
+        return f", and it is challenger: nothing registered; {ROLLOUT_DECIDES}"
+    if where == "aborted":
+        return (
+            f"; its rollout was aborted ({_why_aborted(known)}), and that stands: nothing "
+            f"registered. To make it champion all the same: {by_hand}"
+        )
+    now = f"version {champion} is champion now, and stays it" if champion else "no champion now"
+    return f"; {now}: nothing registered. To bring it back: {by_hand}"
+
+
+def _why_aborted(version: ModelVersion) -> str:
+    reasons = version.tags.get(names.TAG_ROLLOUT_REASONS, "").splitlines()
+    return reasons[0] if reasons else "no reason on record"
 
 
 def _fit(settings: TrainSettings, dataset: data.Dataset, progress: Progress) -> Fitted:
@@ -157,21 +183,20 @@ def _judge_and_promote(promoter: Promoter, result: record.Result, progress: Prog
                 run_id=logged.run_id,
                 model_id=logged.model_id,
                 fingerprint=result.fingerprint,
-                tags=record.version_tags(result, decision),
+                tags=record.model_tags(result),
+                judgement=record.decision_tags(decision),
                 description=f"{_metrics(result.evaluation)} on held-out rows; {_word(decision)}",
             )
             reason = f"passed the gate in run {logged.run_id}"
             try:
-                version, moved = promoter.promote_candidate(
-                    candidate, decision.champion_version, reason
-                )
+                placed = promoter.promote_candidate(candidate, decision.champion_version, reason)
             except ChampionMovedError:
                 champion, decision = _judge(promoter.registry.champion(), result)
                 record.log_decision(client, logged.run_id, result, decision)
                 continue
-            client.set_tag(logged.run_id, names.TAG_VERSION, version)
-            step.note = f"version {version}"
-            return _promoted(promoter.registry.model_name, version, moved)
+            client.set_tag(logged.run_id, names.TAG_VERSION, placed.version)
+            step.note = f"version {placed.version}"
+            return _placed(promoter.registry, placed)
     raise UnreachableError(
         f"the champion changed {MOST_JUDGEMENTS} times while this job was judged: run it again"
     )
@@ -204,11 +229,22 @@ def _word(decision: gate.Decision) -> str:
     return f"passed; {decision.reasons[-1].removeprefix('pass: ')}"
 
 
-def _promoted(model_name: str, version: str, moved: bool) -> Outcome:
-    if moved:
-        return Outcome(version, True, f"{model_name} version {version} is champion now")
-    said = "was made champion by an earlier job of the same data, settings and code"
-    return Outcome(version, False, f"{model_name} version {version} {said}")
+def _placed(registry: Registry, placed: Placement) -> Outcome:
+    version = placed.version
+    name = f"{registry.model_name} version {version}"
+    if placed.moved and placed.standing == "challenger":
+        return Outcome(version, True, f"{name} is challenger now: {ROLLOUT_DECIDES}")
+    if placed.moved:
+        return Outcome(version, True, f"{name} is champion now")
+    earlier = "by an earlier job of the same data, settings and code"
+    if placed.standing == "aborted":
+        why = _why_aborted(registry.get(version))
+        said = f"was registered {earlier}, and its rollout was aborted ({why})"
+    elif placed.standing == "challenger":
+        said = f"was made challenger {earlier}: {ROLLOUT_DECIDES}"
+    else:
+        said = f"was made champion {earlier}"
+    return Outcome(version, False, f"{name} {said}")
 
 
 def _refusal(decision: gate.Decision, run_id: str) -> str:
@@ -218,9 +254,14 @@ def _refusal(decision: gate.Decision, run_id: str) -> str:
 
 
 @contextmanager
-def _mlflow_failures() -> Iterator[None]:
+def _registry_failures() -> Iterator[None]:
+    """Turn what MLflow and the contract raise into errors that own an exit code."""
     try:
         yield
+    except (NoSuchVersionError, NoPreviousChampionError) as error:
+        raise BadSettingsError(str(error)) from error
+    except tracking.MlflowUnreachableError as error:
+        raise UnreachableError(str(error)) from error
     except (MlflowException, requests.RequestException) as error:
         reason = str(error).strip().splitlines()[0]
         raise UnreachableError(f"MLflow failed while the job ran: {reason}") from error

@@ -33,19 +33,18 @@ from mlflow.utils.mlflow_tags import (
 
 from contract import names, tracking
 from contract.model_types import TRUSTED_TYPES
+from contract.promotion import user
 from train import fingerprint, plots, weights
 from train.data import Dataset, Part
 from train.estimator import last_step
 from train.evaluate import Evaluation
 from train.fit import Fitted
 from train.gate import Champion, Decision
-from train.promotion import user
 from train.settings import TrainSettings
 
 METRICS_A_CALL = 1_000
 PARAMS_A_CALL = 100
 LONGEST_PARAM = 500
-LONGEST_TAG = 4_900
 EXAMPLE_ROWS = 3
 REQUIREMENTS = ("numpy", "scikit-learn", "skops")
 
@@ -80,7 +79,7 @@ def log(
         experiment.experiment_id,
         start_time=result.started_ms,
         run_name=f"{type(last_step(result.fitted.model)).__name__}-{result.fingerprint[:8]}",
-        tags=_tags(result) | _origin(),
+        tags=model_tags(result) | _origin(),
     )
     run_id = run.info.run_id
     with _quiet(), mlflow.start_run(run_id=run_id):
@@ -110,7 +109,7 @@ def decision_tags(decision: Decision) -> dict[str, str]:
     """Return the decision as tags, for the run and for the version."""
     tags = {
         names.TAG_DECISION: "passed" if decision.passed else "refused",
-        names.TAG_REASONS: "\n".join(decision.reasons)[:LONGEST_TAG],
+        names.TAG_REASONS: "\n".join(decision.reasons)[: names.LONGEST_TAG],
         names.TAG_JUDGED_AGAINST: decision.champion_version or "none",
     }
     if decision.comparison is not None:
@@ -118,18 +117,25 @@ def decision_tags(decision: Decision) -> dict[str, str]:
     return tags
 
 
-def version_tags(result: Result, decision: Decision) -> dict[str, str]:
-    """Return the tags that a registered version carries."""
-    return _tags(result) | decision_tags(decision)
+def example_prediction(fitted: Fitted, part: Part) -> str:
+    """Return, as a JSON list of one value, what the model predicts for the example's first row.
+
+    The row is predicted by itself, as serving does: sums over many rows may be rounded otherwise.
+    """
+    with _quiet():
+        predicted = np.asarray(fitted.model.predict(part.features[:1]))
+    return json.dumps(_finite(predicted.reshape(-1).tolist()))
 
 
-def _tags(result: Result) -> dict[str, str]:
+def model_tags(result: Result) -> dict[str, str]:
+    """Return where the model comes from as tags, for the run and for the version."""
     libraries = fingerprint.library_versions().items()
     return {
         names.TAG_FINGERPRINT: result.fingerprint,
         names.TAG_COMMIT: fingerprint.commit(),
         names.TAG_DATA_DIGEST: result.dataset.digest,
         names.TAG_SEED: str(result.settings.seed),
+        names.TAG_EXAMPLE_PREDICTION: example_prediction(result.fitted, result.dataset.train),
         **{f"endeavour.library.{name}": installed for name, installed in libraries},
     }
 
@@ -266,7 +272,10 @@ def _write_json(file: Path, value: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MLflow tries the example as a DataFrame on a model fitted on arrays, and warns of that."""
+    """MLflow tries the example as a DataFrame on a model fitted on arrays, and warns of that.
+
+    A prediction may overflow; what comes of it is looked at.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -81,7 +81,7 @@ def test_variables_of_the_containers_are_read_by_the_code() -> None:
     code = "\n".join(
         file.read_text()
         for package in ("contract", "launcher", "serve_app", "train")
-        for file in (ROOT / package).glob("*.py")
+        for file in (ROOT / package).rglob("*.py")
     )
     named = {name for one in SERVICES.values() for name in one.get("environment", {})}
     for stage in chain(STAGES, "serve"):

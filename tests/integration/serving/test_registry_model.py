@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from serve_app import registry
 from serve_app.model_errors import ModelError, NoSuchModelError
+from serve_app.models import registry
 from serve_app.settings import Settings
 from tests.models import register
 

@@ -15,8 +15,8 @@ import pytest
 from mlflow import MlflowClient
 
 from contract import names
+from contract.standing import moves
 from train.__main__ import main
-from train.promotion import moves
 
 WriteConfig = Callable[..., Path]
 Damage = Callable[[pd.DataFrame], pd.DataFrame]

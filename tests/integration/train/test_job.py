@@ -23,8 +23,8 @@ from sklearn.datasets import load_iris
 
 from contract import names
 from contract.model_types import TRUSTED_TYPES
+from contract.standing import moves
 from tests.integration.train.registry import aliases, only_run, versions
-from train.promotion import moves
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 WriteConfig = Callable[..., Path]
@@ -143,6 +143,10 @@ def test_registered_model_predicts_by_its_weights(
     assert signature.outputs.to_dict() == [{"type": "double", "required": True}]
     example = json.loads((path / "input_example.json").read_text())
     assert example["columns"] == ["bmi"]
+    recorded = promoted.run.data.tags[names.TAG_EXAMPLE_PREDICTION]
+    assert json.loads(recorded) == model.predict(np.array(example["data"][:1])).tolist()
+    version = mlflow_client.get_model_version("promoted", "1")
+    assert version.tags[names.TAG_EXAMPLE_PREDICTION] == recorded
 
 
 def test_version_carries_decision_and_promotion(
@@ -272,3 +276,5 @@ def test_classifier_is_trained_from_parquet_on_s3(
     signature = mlflow.models.get_model_info(f"models:/{model}").signature
     assert signature is not None
     assert signature.outputs.to_dict() == [{"type": "string", "required": True}]
+    (label,) = json.loads(run.data.tags[names.TAG_EXAMPLE_PREDICTION])
+    assert label in set(iris.target_names)

@@ -14,8 +14,8 @@ import pytest
 from mlflow import MlflowClient
 
 from contract import names
+from contract.lock import PromotionLock
 from tests.integration.train.registry import aliases, only_run, versions
-from train.lock import PromotionLock
 
 ROOT = Path(__file__).parents[3]
 Train = Callable[..., subprocess.CompletedProcess[str]]

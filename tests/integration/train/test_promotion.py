@@ -6,9 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
@@ -17,55 +16,20 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from contract import names
-from train.errors import BadSettingsError, UnreachableError
-from train.lock import PromotionLock
-from train.promotion import ChampionMovedError, Promoter, Promotion, moves
-from train.registry import Candidate, Registry
+from contract.lock import LockUnavailableError, PromotionLock
+from contract.promotion import ChampionMovedError, NoPreviousChampionError, Promoter
+from contract.registry import Candidate, NoSuchVersionError, Registry
+from contract.standing import moves
+from tests.integration.train.promoting import (
+    assert_record_agrees,
+    candidate,
+    dying,
+    promoter,
+    record,
+    tags_by_version,
+)
 
 PAIRS = 20
-EXPERIMENT = "candidates"
-
-
-def promoter(client: MlflowClient, model_name: str, **lock: float) -> Promoter:
-    """Return a promoter of one model."""
-    return Promoter(Registry(client, model_name), PromotionLock(client, model_name, **lock))
-
-
-def candidate(client: MlflowClient, fingerprint: str) -> Candidate:
-    """Log an empty model in a run of its own, as far as the registry can tell a real one."""
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    number = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
-    run = client.create_run(number)
-    model = client.create_logged_model(number, name="model", source_run_id=run.info.run_id)
-    return Candidate(run.info.run_id, model.model_id, fingerprint, {names.TAG_DECISION: "passed"})
-
-
-def versions(client: MlflowClient, model_name: str) -> dict[str, dict[str, str]]:
-    """Return the tags of each version by its number."""
-    found = client.search_model_versions(f"name = '{model_name}'")
-    return {str(version.version): dict(version.tags) for version in found}
-
-
-def record(client: MlflowClient, model_name: str) -> list[Promotion]:
-    """Return every move on record, oldest first; both versions of a move must tell the same."""
-    told: dict[int, Promotion] = {}
-    for tags in versions(client, model_name).values():
-        for move in moves(tags):
-            assert told.setdefault(move.number, move) == move
-    return [told[number] for number in sorted(told)]
-
-
-def assert_record_agrees(client: MlflowClient, model_name: str) -> None:
-    """The moves follow on one another, and the last one is what the aliases say."""
-    told = record(client, model_name)
-    assert all(move.state == "done" for move in told)
-    assert told[0].from_version is None
-    for earlier, later in pairwise(told):
-        assert later.from_version == earlier.to_version
-    expected = {names.CHAMPION: told[-1].to_version}
-    if told[-1].from_version is not None:
-        expected[names.PREVIOUS] = told[-1].from_version
-    assert Registry(client, model_name).aliases() == expected
 
 
 def promote_until_judged_right(made: Promoter, chosen: Candidate, start: threading.Barrier) -> str:
@@ -103,7 +67,7 @@ def test_twenty_pairs_at_once_end_with_one_champion_each(
             assert len(chosen) == len(set(marks))
             assert Registry(mlflow_client, model_name).champion() in chosen
     fingerprints = [
-        tags[names.TAG_FINGERPRINT] for tags in versions(mlflow_client, model_name).values()
+        tags[names.TAG_FINGERPRINT] for tags in tags_by_version(mlflow_client, model_name).values()
     ]
     assert len(fingerprints) == len(set(fingerprints)) == (PAIRS if twins else 2 * PAIRS)
     assert len(record(mlflow_client, model_name)) == len(fingerprints)
@@ -120,7 +84,7 @@ def test_champion_that_moved_since_the_judgement_stops_the_promotion(
     made.promote_candidate(candidate(mlflow_client, "a"), None, "passed")
     with pytest.raises(ChampionMovedError):
         made.promote_candidate(candidate(mlflow_client, "b"), None, "passed")
-    assert list(versions(mlflow_client, "moved")) == ["1"]
+    assert list(tags_by_version(mlflow_client, "moved")) == ["1"]
 
 
 def test_rollback_swaps_the_two_aliases_and_is_recorded(mlflow_client: MlflowClient) -> None:
@@ -147,17 +111,17 @@ def test_version_that_was_rolled_back_is_not_promoted_again_by_a_job(
     made.promote_candidate(candidate(mlflow_client, "b"), "1", "passed")
     made.roll_back("worse in the field")
     again = made.promote_candidate(candidate(mlflow_client, "b"), "1", "passed")
-    assert again == ("2", False)
+    assert again == ("2", False, "promoted")
     assert made.registry.champion() == "1"
 
 
 def test_promotion_by_hand_takes_any_version_that_exists(mlflow_client: MlflowClient) -> None:
-    """A version that doesn't exist, or no previous champion, is an error with exit code 2."""
+    """A version that doesn't exist, or no previous champion, is an error."""
     made = promoter(mlflow_client, "by-hand")
     made.promote_candidate(candidate(mlflow_client, "a"), None, "passed")
-    with pytest.raises(BadSettingsError, match="has no version 7"):
+    with pytest.raises(NoSuchVersionError, match="has no version 7"):
         made.promote_version("7", "try")
-    with pytest.raises(BadSettingsError, match="no previous champion"):
+    with pytest.raises(NoPreviousChampionError, match="no previous champion"):
         made.roll_back("try")
     assert not made.promote_version("1", "is it already")
     assert made.registry.aliases() == {names.CHAMPION: "1"}
@@ -173,7 +137,7 @@ def test_lock_of_a_holder_that_died_is_passed_over(mlflow_client: MlflowClient) 
             filter_string="name LIKE 'orphan.promotion.%'"
         )
         assert experiment.experiment_id == later.experiment_id
-    with pytest.raises(UnreachableError, match="lock ran out"):
+    with pytest.raises(LockUnavailableError, match="lock ran out"):
         lease.check()
 
 
@@ -182,7 +146,7 @@ def test_lock_that_is_held_is_waited_for_only_so_long(mlflow_client: MlflowClien
     first = PromotionLock(mlflow_client, "busy")
     with (
         first.hold() as held,
-        pytest.raises(UnreachableError, match="another job has held"),
+        pytest.raises(LockUnavailableError, match="another job has held"),
         PromotionLock(mlflow_client, "busy", wait_s=0.5).hold(),
     ):
         pass
@@ -200,29 +164,6 @@ def test_locks_of_models_with_similar_names_are_apart(mlflow_client: MlflowClien
         assert (one.number, other.number) == (1, 1)
 
 
-@dataclass
-class CutOffClient:
-    """A client whose process dies at the n-th write; reads go through."""
-
-    client: MlflowClient
-    writes_left: int
-
-    def __getattr__(self, name: str) -> Any:
-        """Return the real method, counted if it writes."""
-        method = getattr(self.client, name)
-        writes = name.startswith(("set_", "create_registered", "create_model"))
-        if not writes:
-            return method
-
-        def write(*arguments: Any, **options: Any) -> Any:
-            if self.writes_left == 0:
-                raise ConnectionAbortedError("the process died here")
-            self.writes_left -= 1
-            return method(*arguments, **options)
-
-        return write
-
-
 @pytest.mark.parametrize("writes", range(7))
 def test_job_that_dies_at_any_write_is_finished_by_the_next(
     mlflow_client: MlflowClient, writes: int
@@ -232,18 +173,63 @@ def test_job_that_dies_at_any_write_is_finished_by_the_next(
     made = promoter(mlflow_client, name)
     made.promote_candidate(candidate(mlflow_client, "a"), None, "passed")
     chosen = candidate(mlflow_client, "b")
-    cut_off = CutOffClient(mlflow_client, writes)
-    dying = replace(made, registry=Registry(cut_off, name))  # type: ignore[arg-type]
     with pytest.raises(ConnectionAbortedError):
-        dying.promote_candidate(chosen, "1", "passed")
+        dying(made, writes).promote_candidate(chosen, "1", "passed")
     champion = made.registry.champion()
     assert champion in {"1", "2"}
     made.promote_candidate(candidate(mlflow_client, "b"), champion, "passed")
     assert made.registry.aliases() == {names.CHAMPION: "2", names.PREVIOUS: "1"}
-    assert sorted(versions(mlflow_client, name)) == ["1", "2"]
+    assert sorted(tags_by_version(mlflow_client, name)) == ["1", "2"]
     for version in ("1", "2"):
-        last = moves(versions(mlflow_client, name)[version])[-1]
+        last = moves(tags_by_version(mlflow_client, name)[version])[-1]
         assert (last.from_version, last.to_version, last.state) == ("1", "2", "done")
+    assert_record_agrees(mlflow_client, name)
+    assert made.promote_candidate(chosen, "2", "passed") == ("2", False, "promoted")
+
+
+@pytest.mark.parametrize("writes", range(5))
+def test_rollback_that_dies_at_any_write_is_finished_by_the_next(
+    mlflow_client: MlflowClient, writes: int
+) -> None:
+    """Called again, it ends where it was going, and doesn't swap the versions back."""
+    name = f"cut-off-rollback-{writes}"
+    made = promoter(mlflow_client, name)
+    made.promote_candidate(candidate(mlflow_client, "a"), None, "passed")
+    made.promote_candidate(candidate(mlflow_client, "b"), "1", "passed")
+    with pytest.raises(ConnectionAbortedError):
+        dying(made, writes).roll_back("slow answers")
+    assert made.roll_back("slow answers") == "1"
+    assert made.registry.aliases() == {names.CHAMPION: "1", names.PREVIOUS: "2"}
+    assert_record_agrees(mlflow_client, name)
+    assert made.roll_back("it was the network") == "2"
+
+
+def test_rollback_that_died_is_finished_by_a_move_elsewhere(mlflow_client: MlflowClient) -> None:
+    """Though the version that it came from was deleted: the record has no gap."""
+    made = promoter(mlflow_client, "cut-off-elsewhere")
+    for mark, champion in (("a", None), ("b", "1"), ("c", "2")):
+        made.promote_candidate(candidate(mlflow_client, mark), champion, "passed")
+    with pytest.raises(ConnectionAbortedError):
+        dying(made, 2).roll_back("slow answers")
+    mlflow_client.delete_model_version("cut-off-elsewhere", "3")
+    assert made.promote_version("1", "by hand")
+    assert made.registry.aliases() == {names.CHAMPION: "1", names.PREVIOUS: "2"}
+    assert_record_agrees(mlflow_client, "cut-off-elsewhere")
+
+
+def test_version_of_a_job_that_died_keeps_what_is_said_of_its_model(
+    mlflow_client: MlflowClient,
+) -> None:
+    """The next job was judged anew, but its model, maybe other by a few bits, isn't registered."""
+    made = promoter(mlflow_client, "kept")
+    died, second = (candidate(mlflow_client, "a") for _ in range(2))
+    with pytest.raises(ConnectionAbortedError):
+        dying(made, 2).promote_candidate(died, None, "passed")
+    again = replace(second, judgement={names.TAG_DECISION: "passed again"})
+    assert made.promote_candidate(again, None, "passed") == ("1", True, "promoted")
+    tags = tags_by_version(mlflow_client, "kept")["1"]
+    assert tags[names.TAG_EXAMPLE_PREDICTION] == died.tags[names.TAG_EXAMPLE_PREDICTION]
+    assert tags[names.TAG_DECISION] == "passed again"
 
 
 class LossyProxy(BaseHTTPRequestHandler):
@@ -305,10 +291,10 @@ def test_answers_that_are_lost_leave_no_duplicate(
     lose |= paths
     started = time.monotonic()
     made = promoter(MlflowClient(uri, uri), "lossy")
-    assert made.promote_candidate(chosen, None, "passed") == ("1", True)
+    assert made.promote_candidate(chosen, None, "passed") == ("1", True, "promoted")
     assert not lose, "every path was asked, and its answer lost"
     assert time.monotonic() - started < 40
-    assert list(versions(mlflow_client, "lossy")) == ["1"]
+    assert list(tags_by_version(mlflow_client, "lossy")) == ["1"]
     assert record(mlflow_client, "lossy")[0].number == 1
     assert_record_agrees(mlflow_client, "lossy")
     every = mlflow_client.search_experiments(

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from serve_app import errors, strict_json
-from serve_app.blame import MAX_EXTRA_CALLS
+from serve_app import errors
 from serve_app.errors import ServeError
+from serve_app.models.blame import MAX_EXTRA_CALLS
+from serve_app.records import strict_json
+from serve_app.records.signature import TYPES
 from serve_app.settings import Limits
-from serve_app.signature import TYPES
 
 TEXT = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
 

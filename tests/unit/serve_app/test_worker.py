@@ -4,7 +4,6 @@ import asyncio
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,15 @@ import numpy.typing as npt
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from serve_app import registry
+from serve_app.calls.ask import Ask
+from serve_app.control.conductor import Orders
+from serve_app.loaded import Call, LoadedVersion, Recorder
+from serve_app.model_errors import UnservableModelError
+from serve_app.models import model_files
+from serve_app.models.model import Model
+from serve_app.models.served import ServedVersion
 from serve_app.scaling import BUSY_SHARE, QUEUED_ROWS
-from serve_app.settings import Limits, Settings
-from serve_app.worker import Call, ModelWorker, Recorder
+from serve_app.worker import LINGER_S, ModelWorker, Shelf, VersionNotHeldError
 from tests import models
 
 ROWS = np.random.default_rng(0).normal(size=(10, 1))
@@ -38,28 +42,29 @@ class Held:
         return values
 
 
-class Worker(ModelWorker):
-    """A worker that joins nothing: `@serve.batch` runs inside replicas only."""
+class Alone(LoadedVersion):
+    """A version that joins nothing: `@serve.batch` runs inside replicas only."""
 
     async def _batch(self, call: Any) -> Any:
-        return (await self._answers([call]))[0]
+        return (await self.answers([call]))[0]
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model's directory."""
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A model."""
     estimator = LinearRegression().fit(ROWS, ROWS[:, 0])
-    return models.write(tmp_path_factory.mktemp("worker") / "model", estimator, ROWS, ["x"])
+    directory = tmp_path_factory.mktemp("worker") / "model"
+    return model_files.read(models.write(directory, estimator, ROWS, ["x"]))
 
 
-def worker_of(estimator: Held, directory: Path, deadline_s: float = 30.0) -> Worker:
-    """A worker that has loaded a model, whose estimator is then replaced."""
-    settings = Settings(
-        model_served="local", model_dir=directory, limits=Limits(deadline_s=deadline_s)
-    )
-    worker = Worker(registry.resolve(settings), settings)
-    worker._model = replace(worker._model, estimator=estimator)
-    return worker
+def loaded(estimator: Held, model: Model) -> Alone:
+    """A loaded version with another estimator."""
+    return Alone(replace(model, estimator=estimator))
+
+
+def call_of(rows: npt.NDArray[Any], *sizes: int) -> Call:
+    """A call for predictions."""
+    return Call(rows, sizes or (len(rows),), wants_probabilities=False)
 
 
 def test_the_recorder_counts_time_and_the_longest_queue() -> None:
@@ -72,36 +77,46 @@ def test_the_recorder_counts_time_and_the_longest_queue() -> None:
     assert recorder.take(now=103.0) == {BUSY_SHARE: 0.0, QUEUED_ROWS: 0.0}
 
 
-def test_a_cancelled_call_is_counted_down(directory: Path) -> None:
+def test_a_cancelled_call_is_counted_down(model: Model) -> None:
     """Its rows wait no longer, though the model never saw them."""
 
     async def scenario() -> None:
         held = Held()
-        worker = worker_of(held, directory)
-        first = asyncio.create_task(worker.predict(np.ones((1, 1)), (1,)))
+        version = loaded(held, model)
+        first = asyncio.create_task(version.predict(call_of(np.ones((1, 1)))))
         await asyncio.to_thread(held.started.wait, 10)
-        second = asyncio.create_task(worker.predict(np.ones((70, 1)), (70,)))
+        second = asyncio.create_task(version.predict(call_of(np.ones((70, 1)))))
         await asyncio.sleep(0)
         second.cancel()
         await asyncio.gather(second, return_exceptions=True)
-        assert (await worker.record_autoscaling_stats())[QUEUED_ROWS] == 71.0
-        assert (await worker.record_autoscaling_stats())[QUEUED_ROWS] == 1.0
+        assert version.recorder.take(time.monotonic())[QUEUED_ROWS] == 71.0
+        assert version.recorder.take(time.monotonic())[QUEUED_ROWS] == 1.0
         held.gate.set()
         assert (await first).values.tolist() == [2.0]
 
     asyncio.run(scenario())
 
 
-def test_a_model_that_hangs_makes_the_worker_unhealthy(directory: Path) -> None:
-    """Serve replaces a worker whose batch is older than two deadlines."""
+class NoServer(ModelWorker):
+    """A worker that is in no replica: its versions and what Serve asks."""
+
+    def __init__(self, held: dict[str, LoadedVersion], deadline_s: float) -> None:
+        self._shelf = Shelf(lambda version: pytest.fail("nothing to load"))
+        self._shelf.held.update(held)
+        self._deadline_s = deadline_s
+
+
+def test_a_model_that_hangs_makes_the_worker_unhealthy(model: Model) -> None:
+    """Serve replaces a worker with a batch for which nobody waits any more."""
 
     async def scenario() -> None:
         held = Held()
-        worker = worker_of(held, directory, deadline_s=1e-6)
+        version = loaded(held, model)
+        worker = NoServer({"1": version}, deadline_s=1e-6)
         await worker.check_health()
-        call = asyncio.create_task(worker.predict(np.ones((1, 1)), (1,)))
+        call = asyncio.create_task(version.predict(call_of(np.ones((1, 1)))))
         await asyncio.to_thread(held.started.wait, 10)
-        with pytest.raises(RuntimeError, match="busy with one batch"):
+        with pytest.raises(RuntimeError, match="version 1 has been busy with one batch"):
             await worker.check_health()
         held.gate.set()
         await call
@@ -110,28 +125,73 @@ def test_a_model_that_hangs_makes_the_worker_unhealthy(directory: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_an_answer_says_how_long_the_model_took(directory: Path) -> None:
+def test_a_version_that_hangs_holds_up_no_other(model: Model) -> None:
+    """Each has a thread of its own."""
+
+    async def scenario() -> None:
+        hanging, well = Held(), Held()
+        well.gate.set()
+        worker = NoServer({"1": loaded(hanging, model), "2": loaded(well, model)}, 30.0)
+        rows = np.ones((1, 1))
+        stuck = asyncio.create_task(worker.predict(rows, (1,), Ask("1")))
+        await asyncio.to_thread(hanging.started.wait, 10)
+        async with asyncio.timeout(5):
+            assert (await worker.predict(rows, (1,), Ask("2"))).values.tolist() == [2.0]
+        hanging.gate.set()
+        await stuck
+        with pytest.raises(VersionNotHeldError, match="version 3"):
+            await worker.predict(rows, (1,), Ask("3"))
+
+    asyncio.run(scenario())
+
+
+def version_of(name: str) -> ServedVersion:
+    """A version by its number."""
+    return ServedVersion("m", name, None, f"models:/m/{name}", "ab" * 32)
+
+
+def test_the_shelf_holds_what_is_ordered_and_says_what_it_cannot_load(model: Model) -> None:
+    """What is wanted no more stays for a while: an ingress may still send what has waited."""
+
+    def load(version: ServedVersion) -> Model:
+        if version.version == "2":
+            raise UnservableModelError("a bit was flipped")
+        return model
+
+    async def scenario() -> None:
+        shelf = Shelf(load)
+        await shelf.obey(Orders((version_of("1"),), (version_of("2"), version_of("3"))), now=0.0)
+        assert set(shelf.held) == {"1", "3"}
+        assert shelf.failed == {"2": "a bit was flipped"}
+        await shelf.obey(Orders((version_of("3"),)), now=100.0)
+        assert set(shelf.held) == {"1", "3"}
+        assert shelf.failed == {}
+        await shelf.obey(Orders((version_of("3"),)), now=100.0 + LINGER_S + 1)
+        assert set(shelf.held) == {"3"}
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_says_how_long_the_model_took(model: Model) -> None:
     """With what it was joined to, and without waiting before."""
     held = Held()
-    worker = worker_of(held, directory)
-    calls = [Call(np.ones((rows, 1)), (rows,), wants_probabilities=False) for rows in (1, 2)]
+    version = loaded(held, model)
+    calls = [call_of(np.ones((rows, 1))) for rows in (1, 2)]
     threading.Timer(0.05, held.gate.set).start()
     begun = time.monotonic()
-    answers = asyncio.run(worker._answers(calls))
+    answers = asyncio.run(version.answers(calls))
     took_s = time.monotonic() - begun
     assert all(0.04 < answer.model_s <= took_s for answer in answers)
+    assert [answer.model_rows for answer in answers] == [3, 3]
 
 
-def test_calls_that_are_joined_get_their_own_outcomes(directory: Path) -> None:
+def test_calls_that_are_joined_get_their_own_outcomes(model: Model) -> None:
     """A bad record in one request of one call leaves all others their values."""
     held = Held()
     held.gate.set()
-    worker = worker_of(held, directory)
-    calls = [
-        Call(np.array([[1.0], [2.0], [-1.0]]), (2, 1), wants_probabilities=False),
-        Call(np.array([[3.0]]), (1,), wants_probabilities=False),
-    ]
-    one, two = asyncio.run(worker._answers(calls))
+    version = loaded(held, model)
+    calls = [call_of(np.array([[1.0], [2.0], [-1.0]]), 2, 1), call_of(np.array([[3.0]]))]
+    one, two = asyncio.run(version.answers(calls))
     assert one.errors == {2: "the model raised ValueError for this record"}
     assert one.values[:2].tolist() == [2.0, 4.0]
     assert (two.errors, two.values.tolist()) == ({}, [6.0])

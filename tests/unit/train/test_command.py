@@ -30,6 +30,7 @@ def test_help_tells_commands_exit_codes_and_environment(
     said = capsys.readouterr().out
     for word in ("promote", "rollback", "exit codes", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         assert word in said
+    assert "0  promoted, made challenger, or nothing has changed" in said
 
 
 @pytest.mark.parametrize(

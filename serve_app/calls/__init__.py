@@ -1,0 +1,1 @@
+"""From an ingress to the workers: coalesced, over connections of our own."""

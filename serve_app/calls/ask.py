@@ -1,0 +1,10 @@
+"""What a call to a worker asks for, beside its rows."""
+
+from typing import NamedTuple
+
+
+class Ask(NamedTuple):
+    """Predictions of one version."""
+
+    version: str
+    wants_probabilities: bool = False

@@ -1,0 +1,200 @@
+"""Many waiting requests become one call to a worker.
+
+What arrives in one turn of the event loop goes out at its end as one call. While calls are under
+way new rows queue; when one returns, all that waits goes out as the next, so an idle service adds
+no delay and a busy one pays for few calls.
+
+How many may be under way depends on the model. What a call costs beside it is the same for one
+row and for a thousand, so while the model is quick, one call at a time is best: what waits for it
+shares the cost of the next. A model that takes its time is asked through several workers at once.
+"""
+
+import asyncio
+import contextvars
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, Final
+
+import numpy as np
+
+from serve_app.calls.pace import Pace
+from serve_app.deadline import Deadline
+from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedError
+from serve_app.models.predictions import Predictions, concatenate
+from serve_app.records.rows import Rows
+
+Call = Callable[[Rows, tuple[int, ...]], Awaitable[Predictions]]
+"""(rows, row counts of the requests in them) -> one outcome a row."""
+
+Answer = asyncio.Future[Predictions]
+Batch = list[tuple[Answer, Rows]]
+
+QUICK_S: Final = 0.001
+"""A model that answers within this takes less time than the call around it."""
+
+PATIENCE_S: Final = 0.01
+"""How long a call to a quick model may be under way before the next one stops waiting for it."""
+
+
+class Coalescer:
+    """Sends rows to workers through `call`, at most `max_calls_under_way()` calls at once.
+
+    Must be made on a running event loop, and used on that one.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        *,
+        max_rows_per_call: int,
+        max_calls_under_way: Callable[[], int],
+        max_queued_rows: int,
+        deadline_s: float,
+    ) -> None:
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._max_rows_per_call = max_rows_per_call
+        self._max_calls_under_way = max_calls_under_way
+        self._max_queued_rows = max_queued_rows
+        self._deadline_s = deadline_s
+        self._queue: OrderedDict[Answer, Rows] = OrderedDict()
+        self._queued_rows = 0
+        self._is_planned = False
+        self._calls: set[asyncio.Task[None]] = set()
+        self._pace = Pace(QUICK_S)
+        self._last_begun_s = 0.0
+        self._patience: asyncio.TimerHandle | None = None
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait and are in no call yet."""
+        return self._queued_rows
+
+    async def predict(self, rows: Rows) -> Predictions:
+        """Return one outcome for each of `rows`, shape (records, features), in order.
+
+        If a record has failed, the others of the request have no defined outcome. Raises
+        OverloadedError at once if the queue is full, DeadlineExceededError when the answer is late,
+        NotReadyError if no worker could be reached.
+        """
+        if self._queued_rows + len(rows) > self._max_queued_rows and self._queue:
+            raise OverloadedError(
+                f"{self._queued_rows} rows are waiting, at most {self._max_queued_rows} may: "
+                "try again later"
+            )
+        step = self._max_rows_per_call
+        parts = [self._enqueue(rows[at : at + step]) for at in range(0, len(rows), step)]
+        self._plan_calls()
+        try:
+            with Deadline(self._loop, self._deadline_s):
+                return await _joined(parts)
+        except TimeoutError as error:
+            raise self._late() from error
+        finally:
+            self._forget(parts)
+
+    def _late(self) -> DeadlineExceededError:
+        return DeadlineExceededError(f"no answer from a model worker within {self._deadline_s:g} s")
+
+    def _enqueue(self, rows: Rows) -> Answer:
+        answer: Answer = self._loop.create_future()
+        self._queue[answer] = rows
+        self._queued_rows += len(rows)
+        return answer
+
+    def _forget(self, parts: Sequence[Answer]) -> None:
+        """Take what nobody waits for any more off the queue."""
+        for part in parts:
+            self._queued_rows -= len(self._queue.pop(part, ()))
+            if not part.cancel() and not part.cancelled():
+                part.exception()  # seen: asyncio logs exceptions that nobody has looked at
+
+    def _plan_calls(self) -> None:
+        if not self._is_planned:
+            self._is_planned = True
+            self._loop.call_soon(self._start_calls)
+
+    def _start_calls(self) -> None:
+        self._is_planned = False
+        while self._queue and self._may_call():
+            batch = self._take()
+            if not batch:
+                continue
+            self._last_begun_s = self._loop.time()
+            # An empty context: a call made inside one request's context is cancelled with that
+            # request, and its neighbours in the batch would wait for ever.
+            task = self._loop.create_task(self._run(batch), context=contextvars.Context())
+            self._calls.add(task)
+            task.add_done_callback(self._ended)
+
+    def _may_call(self) -> bool:
+        """Whether the next call may go out now; if it is to wait for a while, come back then."""
+        if len(self._calls) >= self._max_calls_under_way():
+            return False
+        if not self._calls:
+            return True
+        if not self._pace.is_quick(min(self._queued_rows, self._max_rows_per_call)):
+            return True
+        wait_s = self._last_begun_s + PATIENCE_S - self._loop.time()
+        if wait_s > 0 and self._patience is None:
+            self._patience = self._loop.call_later(wait_s, self._lose_patience)
+        return wait_s <= 0
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        self._start_calls()
+
+    def _take(self) -> Batch:
+        """Take what fits into one call off the queue, leaving out whoever no longer waits."""
+        batch: Batch = []
+        room = self._max_rows_per_call
+        while self._queue and len(next(iter(self._queue.values()))) <= room:
+            answer, rows = self._queue.popitem(last=False)
+            self._queued_rows -= len(rows)
+            if not answer.done():
+                batch.append((answer, rows))
+                room -= len(rows)
+        return batch
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        self._start_calls()
+
+    async def _run(self, batch: Batch) -> None:
+        """Make one call and settle everyone in it; a call that hangs frees its place in time."""
+        blocks = [rows for _, rows in batch]
+        sizes = tuple(map(len, blocks))
+        try:
+            with Deadline(self._loop, self._deadline_s):
+                predictions = await self._call(
+                    blocks[0] if len(blocks) == 1 else np.concatenate(blocks), sizes
+                )
+            self._pace.note(sum(sizes), predictions.model_s)
+            ends = accumulate(sizes, initial=0)
+            for (answer, _), (start, end) in zip(batch, pairwise(ends), strict=True):
+                _settle(answer, predictions if len(batch) == 1 else predictions.part(start, end))
+        except TimeoutError:
+            _fail(batch, self._late())
+        except BaseException as error:  # noqa: BLE001  # CancelledError too: everyone gets an answer
+            _fail(batch, error)
+
+
+async def _joined(parts: Sequence[Answer]) -> Predictions:
+    """Return the outcomes of all of a request's parts."""
+    done = [await part for part in parts]
+    return done[0] if len(done) == 1 else concatenate(done)
+
+
+def _settle(answer: Answer, predictions: Predictions) -> None:
+    if not answer.done():
+        answer.set_result(predictions)
+
+
+def _fail(batch: Batch, error: BaseException) -> None:
+    failure: Any = error if isinstance(error, Exception) else None
+    for answer, _ in batch:
+        if not answer.done():
+            answer.set_exception(
+                failure or NotReadyError("the call to the model worker was cancelled: try again")
+            )

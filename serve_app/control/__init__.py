@@ -1,0 +1,1 @@
+"""Which version takes which traffic: decided here, followed by ingresses and workers."""

@@ -1,0 +1,86 @@
+"""What this node remembers of the last table, for when neither MLflow nor another replica can say.
+
+One small JSON file a model, beside the copies of its versions, whole or not there at all.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from contract.tracking import MlflowUnreachableError
+from serve_app.model_errors import ModelError
+from serve_app.models import registry
+from serve_app.models.model_cache import ModelCache
+from serve_app.models.served import ServedVersion, describe
+from serve_app.routing import Table, Write
+from serve_app.settings import Settings
+
+logger = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """The part of a table that can't be found out anew."""
+
+    epoch: int
+    champion: ServedVersion
+    unrecorded: tuple[Write, ...]
+
+
+def remember(settings: Settings, table: Table) -> None:
+    """Keep a table. Raises OSError, ModelError."""
+    file = _file(settings)
+    file.parent.mkdir(exist_ok=True)
+    content = {
+        "epoch": table.epoch,
+        "champion": asdict(table.champion.version),
+        "unrecorded": [asdict(write) for write in table.unrecorded],
+    }
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as scratch:
+        json.dump(content, scratch)
+    os.replace(scratch.name, file)  # noqa: PTH105  # atomic
+
+
+def recall(settings: Settings) -> Remembered | None:
+    """Return what was kept last; None if there's nothing, or nothing that can be used."""
+    try:
+        content: dict[str, Any] = json.loads(_file(settings).read_text())
+        return Remembered(
+            int(content["epoch"]),
+            ServedVersion(**content["champion"]),
+            tuple(Write(**write) for write in content["unrecorded"]),
+        )
+    except (OSError, ArithmeticError, LookupError, TypeError, ValueError):
+        return None
+    except ModelError as error:
+        logger.warning("this node remembers nothing: %s", error)
+        return None
+
+
+def fallback(seed: Table, settings: Settings) -> Table:
+    """Return the table of what this node has served last, or `seed` if that is as new."""
+    remembered = recall(settings)
+    if remembered is None or remembered.epoch <= seed.epoch:
+        return seed
+    try:
+        model = registry.load(remembered.champion, settings)
+    except (ModelError, MlflowUnreachableError) as error:
+        logger.warning("what this node served last can't be served: %s", error)
+        return seed
+    return replace(
+        seed,
+        epoch=remembered.epoch,
+        champion=describe(remembered.champion, model),
+        unrecorded=remembered.unrecorded,
+    )
+
+
+def _file(settings: Settings) -> Path:
+    ModelCache(settings.cache_dir)  # sees to it that the directory is this user's own
+    name = hashlib.sha256(settings.model_name.encode()).hexdigest()[:32]
+    return settings.cache_dir / "tables" / f"{name}.json"

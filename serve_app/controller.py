@@ -1,0 +1,147 @@
+"""RolloutController: the one replica that follows MLflow and says what takes the traffic.
+
+Ingresses and workers hang on it by long polls; none of them asks MLflow. While it is away, all go
+on with what they were told last.
+"""
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from serve_app.control import memory
+from serve_app.control.board import News
+from serve_app.control.conductor import Conductor, Orders
+from serve_app.control.fleet import LEASE_S, Report
+from serve_app.control.labels import Label, LabelState
+from serve_app.control.tracker import MlflowTracker
+from serve_app.model_errors import ModelError
+from serve_app.models.rehearsal import rehearse
+from serve_app.models.served import ServedModel, ServedVersion
+from serve_app.rollouts.evidence import Evidence
+from serve_app.rollouts.rollout import CommandError
+from serve_app.routing import Published, Table
+from serve_app.settings import Settings
+
+logger = logging.getLogger("ray.serve")
+
+HANG_S: Final = 20.0
+"""Longest that an ingress hangs on a long poll."""
+
+WORKER_HANG_S: Final = LEASE_S / 3
+"""Longest that a worker does: each time it asks, it renews its lease."""
+
+TICK_S: Final = 1.0
+
+SETTLE_S: Final = 5.0
+"""How long a controller that replaces another waits for a replica to show it a newer table."""
+
+
+class RolloutController:
+    """A thin layer around `Conductor`: Serve's calls, the clock, the child process."""
+
+    def __init__(self, seed: Table, settings: Settings) -> None:
+        self._settings = settings
+        self._conductor = Conductor(
+            seed,
+            settings.rollout,
+            MlflowTracker(settings),
+            self._rehearse,
+            keep=partial(memory.remember, settings),
+        )
+        self._settled = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(work(), context=contextvars.Context())
+            for work in (self._settle, self._tick, self._poll)
+        ]
+
+    async def follow_table(self, known: int | None, held: Table | None) -> News[Published]:
+        """Return the table when it isn't the `known` one; asked by ingresses.
+
+        `held` is what the ingress goes by: it may be newer than ours if we replace a controller.
+        """
+        if held is not None:
+            self._conductor.adopt(held)
+            self._settled.set()
+        await self._settled.wait()
+        return await self._conductor.published.wait(known, HANG_S)
+
+    async def follow_orders(self, known: int | None, worker: str, report: Report) -> News[Orders]:
+        """Return what workers must hold when it isn't the `known`; asked by workers."""
+        await self._settled.wait()
+        self._conductor.report(worker, report)
+        return await self._conductor.orders.wait(known, WORKER_HANG_S)
+
+    async def observe(self, window: tuple[int, int], evidence: Evidence) -> None:
+        """Take what an ingress has counted."""
+        self._conductor.observe(window, evidence)
+
+    async def label(self, label: Label) -> LabelState:
+        """Take a true value that a client has sent to an ingress."""
+        return self._conductor.label(label)
+
+    async def labels_since(self, number: int) -> tuple[int, list[Label]]:
+        """Return the true values that came since; asked by ingresses while a rollout is on."""
+        return self._conductor.labels_since(number)
+
+    async def command(self, action: str, reason: str) -> str | None:
+        """Do what a person wants; return why not, if it makes no sense."""
+        try:
+            self._conductor.command(action, reason)
+        except CommandError as error:
+            return str(error)
+        return None
+
+    async def check_health(self) -> None:
+        """Raise if the controller has stopped to work; called by Serve, which replaces it."""
+        for task in self._tasks[1:]:
+            if task.done():
+                raise RuntimeError("the controller's loop has ended")
+
+    async def _settle(self) -> None:
+        """Find out whether there was a controller before this one, and go on where it was."""
+        seed = self._conductor.table
+        remembered = await asyncio.to_thread(memory.recall, self._settings)
+        if remembered is not None and remembered.epoch > seed.epoch:
+            try:
+                async with asyncio.timeout(SETTLE_S):
+                    await self._settled.wait()
+            except TimeoutError:  # no replica had it any more
+                self._conductor.adopt(
+                    await asyncio.to_thread(memory.fallback, seed, self._settings)
+                )
+        self._settled.set()
+
+    async def _rehearse(self, version: ServedVersion, copy: Path) -> ServedModel:
+        return await rehearse(version, copy, self._settings.extra_trusted_types)
+
+    async def _tick(self) -> None:
+        await self._settled.wait()
+
+        async def tick() -> None:
+            self._conductor.tick()
+
+        await _every(TICK_S, tick)
+
+    async def _poll(self) -> None:
+        await self._settled.wait()
+        if self._settings.model_served == "mlflow":
+            await _every(self._settings.alias_poll_s, self._conductor.poll)
+        await asyncio.Event().wait()
+
+
+async def _every(period_s: float, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        begun = time.monotonic()
+        try:
+            await work()
+        except ModelError as error:
+            logger.warning("the controller: %s", error)
+        except Exception:
+            logger.exception("the controller could not do its work")
+        await asyncio.sleep(max(0.0, begun + period_s - time.monotonic()))

@@ -1,0 +1,135 @@
+"""True values that come back, joined with the requests that they belong to.
+
+An ingress keeps the rows of the requests that it has answered while a rollout is under way. When
+a true value comes, whichever ingress got it, the one that has the rows asks both versions again,
+and counts which of them is further off.
+"""
+
+from collections.abc import Sequence
+from math import inf
+from typing import Any, Final
+
+import numpy as np
+
+from serve_app.calls.ask import Ask
+from serve_app.calls.workers import Workers
+from serve_app.control.labels import Label
+from serve_app.models.predictions import Predictions
+from serve_app.observer import Observer
+from serve_app.records.rows import Rows
+from serve_app.rollouts.evidence import Evidence, Pairs
+
+MOST_ROWS: Final = 50_000
+"""Rows that wait in one ingress for their true values; the oldest requests go first."""
+
+MOST_ROWS_A_REQUEST: Final = 1_000
+"""A larger request doesn't wait: it would push out all others."""
+
+MOST_ROWS_A_CALL: Final = 1_000
+
+
+class Answered:
+    """The rows of requests that were answered lately, by request id."""
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, Rows] = {}
+        self._count = 0
+
+    def add(self, request_id: bytes, rows: Rows) -> None:
+        """Keep a request's rows; those of the last request of that id count."""
+        if len(rows) > MOST_ROWS_A_REQUEST:
+            return
+        self.pop(request_id)
+        self._rows[request_id] = rows
+        self._count += len(rows)
+        while self._count > MOST_ROWS:
+            self.pop(next(iter(self._rows)))
+
+    def pop(self, request_id: bytes) -> Rows | None:
+        """Return a request's rows and forget them; None if there are none."""
+        rows = self._rows.pop(request_id, None)
+        self._count -= 0 if rows is None else len(rows)
+        return rows
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._rows.clear()
+        self._count = 0
+
+
+class Feedback:
+    """What one ingress does with labels. Must be used on one event loop."""
+
+    def __init__(self, workers: Workers, observer: Observer) -> None:
+        self._workers = workers
+        self._observer = observer
+        self._answered = Answered()
+
+    def remember(self, request_id: bytes, rows: Rows) -> None:
+        """Keep the rows of a request that was answered, if they may be of use."""
+        if self._observer.window is not None:
+            self._answered.add(request_id, rows)
+
+    def forget(self) -> None:
+        """Let go of all rows: the rollout is over."""
+        self._answered.clear()
+
+    async def join(self, labels: Sequence[Label]) -> None:
+        """Compare both versions on those labels whose rows are here; raises as `Workers.predict`.
+
+        Labels of another number of values than the request has records are passed over.
+        """
+        joined: list[tuple[Label, Rows]] = []
+        count = 0
+        for label in labels:
+            rows = self._answered.pop(label.request_id.encode())
+            if rows is None or len(rows) != len(label.values):
+                continue
+            joined.append((label, rows))
+            count += len(rows)
+            if count >= MOST_ROWS_A_CALL:
+                await self._compare(joined)
+                joined, count = [], 0
+        if joined:
+            await self._compare(joined)
+
+    async def _compare(self, joined: Sequence[tuple[Label, Rows]]) -> None:
+        window = self._observer.window
+        if window is None:
+            return
+        rows = np.concatenate([rows for _, rows in joined])
+        sizes = tuple(len(rows) for _, rows in joined)
+        versions = self._observer.versions
+        champion, challenger = [
+            await self._workers.predict(rows, sizes, Ask(version)) for version in versions
+        ]
+        total, start = 0.0, 0
+        for label, own in joined:
+            end = start + len(own)
+            found = champion.part(start, end), challenger.part(start, end)
+            total += worse(label.values, *found, self._observer.predicts_labels)
+            start = end
+        self._observer.add(window, Evidence(quality=Pairs(len(joined), total)))
+
+
+def worse(
+    truth: Sequence[Any], champion: Predictions, challenger: Predictions, are_labels: bool
+) -> float:
+    """Return 1 where the challenger is further from the truth, 0 where it is nearer, 0.5 for a tie.
+
+    Over all records of the request whose truth is known: the sum of the distances, or the number of
+    wrong labels. A record without an answer is furthest.
+    """
+    off = [_distance(truth, found, are_labels) for found in (champion, challenger)]
+    return 0.5 if off[0] == off[1] else float(off[1] > off[0])
+
+
+def _distance(truth: Sequence[Any], found: Predictions, are_labels: bool) -> float:
+    off = 0.0
+    for at, (true, value) in enumerate(zip(truth, found.values.tolist(), strict=True)):
+        if true is None:
+            continue
+        if at in found.errors:
+            return inf
+        off += float(value != true) if are_labels else abs(value - true)
+    return off

@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: what stands in front of Serve, routes, endpoints."""

@@ -1,0 +1,68 @@
+"""A request's body: read at once, bounded in size and in time."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.types import Receive
+
+from serve_app.deadline import Deadline
+from serve_app.errors import BodyTimeoutError, BodyTooLargeError
+
+_MOST_DIGITS: Final = 18
+"""Of a `content-length` that is looked at; longer ones are too large."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on a request's body."""
+
+    max_body_bytes: int
+    body_timeout_s: float
+
+
+class ClientGoneError(Exception):
+    """The client hung up while its body was read: nobody waits for an answer."""
+
+
+async def read(headers: Mapping[bytes, bytes], receive: Receive, limits: Limits) -> bytes:
+    """Return the whole body, or stop reading as soon as it is over a limit.
+
+    Raises BodyTooLargeError, BodyTimeoutError, ClientGoneError.
+    """
+    declared = headers.get(b"content-length", b"")
+    if len(declared) > _MOST_DIGITS or (
+        declared.isdigit() and int(declared) > limits.max_body_bytes
+    ):
+        raise _too_large(limits)
+    try:
+        with Deadline(asyncio.get_running_loop(), limits.body_timeout_s):
+            return await _received(receive, limits)
+    except TimeoutError as error:
+        raise BodyTimeoutError(
+            f"the body had not arrived within {limits.body_timeout_s:g} s: send it at once"
+        ) from error
+
+
+async def _received(receive: Receive, limits: Limits) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limits.max_body_bytes:
+            raise _too_large(limits)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(limits: Limits) -> BodyTooLargeError:
+    return BodyTooLargeError(
+        f"the body is larger than {limits.max_body_bytes} bytes: send less at once",
+        headers={"connection": "close"},  # the rest of it is not read
+    )

@@ -1,0 +1,119 @@
+"""Routes beside the predictions: the rollout to look at and to act on, and true values."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Literal, TypeVar
+
+import orjson
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from contract.strict import Strict, explain
+from serve_app.control.labels import Label, LabelState
+from serve_app.description import rollout_of
+from serve_app.errors import ECHOED, InvalidBodyError
+from serve_app.http import body
+from serve_app.protocols import media
+from serve_app.records import strict_json
+from serve_app.routing import Published
+
+MOST_BYTES: Final = 256 * 1024
+MOST_VALUES: Final = 1_000
+"""True values in one body: for larger requests none are kept."""
+
+Value = StrictBool | StrictInt | StrictFloat | StrictStr
+
+
+class Command(Strict):
+    """What a person wants done with the rollout."""
+
+    action: Literal["pause", "resume", "promote", "abort"]
+    reason: str = Field(min_length=1, max_length=500)
+
+
+class TrueValue(Strict):
+    """What was true of the records of one request."""
+
+    request_id: str = Field(pattern=r"^[ -~]{1,200}$")
+    value: Value | tuple[Value | None, ...]
+
+
+T = TypeVar("T", bound=Strict)
+
+
+class RolloutPages:
+    """`/admin/rollout` and `/feedback`. `labels` is what the model predicts; None for numbers."""
+
+    def __init__(
+        self,
+        published: Callable[[], Published],
+        command: Callable[[str, str], Awaitable[None]],
+        label: Callable[[Label], Awaitable[LabelState]],
+        labels: tuple[Any, ...] | None,
+        limits: body.Limits,
+    ) -> None:
+        self._published = published
+        self._command = command
+        self._label = label
+        types = {int} if labels is None else {type(one) for one in labels}
+        self._types = types | {int, float} if types & {int, float} else types
+        self._limits = body.Limits(min(MOST_BYTES, limits.max_body_bytes), limits.body_timeout_s)
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("/admin/rollout", self.show, methods=["GET"]),
+            Route("/admin/rollout", self.act, methods=["POST"]),
+            Route("/feedback", self.feedback, methods=["POST"]),
+        ]
+
+    async def show(self, request: Request) -> Response:
+        """Say how the rollout stands."""
+        return _json(rollout_of(self._published()))
+
+    async def act(self, request: Request) -> Response:
+        """Pause, resume, promote or abort."""
+        wanted = await self._read(request, Command)
+        await self._command(wanted.action, wanted.reason)
+        return _json({"action": wanted.action}, 202)
+
+    async def feedback(self, request: Request) -> Response:
+        """Take a true value."""
+        given = await self._read(request, TrueValue)
+        values = given.value if isinstance(given.value, tuple) else (given.value,)
+        if not 1 <= len(values) <= MOST_VALUES:
+            raise InvalidBodyError(f"value: must hold 1 to {MOST_VALUES} values, one a record")
+        for at, value in enumerate(values):
+            self._check(value, at)
+        state = await self._label(Label(given.request_id, values))
+        return _json({"state": state}, 202)
+
+    def _check(self, value: Any, at: int) -> None:
+        if value is not None and type(value) not in self._types:
+            names = " or ".join(sorted({_NAMES[one] for one in self._types}))
+            raise InvalidBodyError(
+                f"value {at}: must be {names}, as the model predicts; got {str(value)[:ECHOED]!r}"
+            )
+
+    async def _read(self, request: Request, form: type[T]) -> T:
+        headers = dict(request.scope["headers"])
+        media.content_type(headers.get(b"content-type", b""), (media.JSON,))
+        if b"content-encoding" in headers:
+            media.check_encoding(headers[b"content-encoding"])
+        try:
+            content = await body.read(headers, request.receive, self._limits)
+        except body.ClientGoneError:
+            raise ClientDisconnect from None
+        document = strict_json.loads_unique(content)
+        try:
+            return form.model_validate(document)
+        except ValidationError as error:
+            raise InvalidBodyError(explain(error)[: 10 * ECHOED]) from error
+
+
+_NAMES: Final = {int: "a number", float: "a number", bool: "a boolean", str: "a string"}
+
+
+def _json(content: dict[str, Any], status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type=media.JSON)

@@ -1,0 +1,150 @@
+"""One model version in a worker's memory: its model, its thread, its batches.
+
+Each version has a thread and a queue of its own, so that one which never returns holds up nobody
+who asks for another.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
+from typing import Final
+
+import numpy as np
+from ray import serve
+
+from serve_app import scaling
+from serve_app.calls.pace import Pace
+from serve_app.models.model import Model
+from serve_app.models.predictions import Predictions
+from serve_app.records.rows import Rows
+
+MAX_CALLS_PER_BATCH: Final = 8
+QUICK_S: Final = 0.002
+"""A model that answers within this may hold up the event loop: handing over takes as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one ingress asks for."""
+
+    rows: Rows
+    sizes: tuple[int, ...]
+    wants_probabilities: bool
+
+
+class Recorder:
+    """Counts what the autoscaling policy asks for. Times are in seconds on a monotonic clock."""
+
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._busy_s = 0.0
+        self._busy_since: float | None = None
+        self._queued_rows = 0
+        self._most_queued_rows = 0
+
+    @contextlib.contextmanager
+    def queued(self, rows: int) -> Iterator[None]:
+        """Count rows as waiting while their call is under way, however it ends."""
+        self._queued_rows += rows
+        self._most_queued_rows = max(self._most_queued_rows, self._queued_rows)
+        try:
+            yield
+        finally:
+            self._queued_rows -= rows
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the model has a batch."""
+        return self._busy_since is not None
+
+    def begin(self, now: float) -> None:
+        """Note that the model starts on a batch."""
+        self._busy_since = now
+
+    def end(self, now: float) -> None:
+        """Note that the model is done with its batch."""
+        if self._busy_since is not None:
+            self._busy_s += now - self._busy_since
+        self._busy_since = None
+
+    def batch_age_s(self, now: float) -> float:
+        """Return how long the present batch has been with the model; 0 if there's none."""
+        since = self._busy_since
+        return 0.0 if since is None else now - since
+
+    def take(self, now: float) -> dict[str, float]:
+        """Return the statistics since the last call, and start anew."""
+        elapsed_s = max(now - self._since, 1e-9)
+        taken = {
+            scaling.BUSY_SHARE: min(self._busy_s / elapsed_s, 1.0),
+            scaling.QUEUED_ROWS: float(self._most_queued_rows),
+        }
+        self._since, self._busy_s, self._most_queued_rows = now, 0.0, self._queued_rows
+        return taken
+
+
+class LoadedVersion:
+    """Predicts with one version. Must be used on one event loop."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        # One thread: the model computes off the event loop, which goes on answering Serve.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._pace = Pace(QUICK_S)
+        self.recorder = Recorder(time.monotonic())
+
+    async def predict(self, call: Call) -> Predictions:
+        """Return one outcome for each row of a call."""
+        rows = len(call.rows)
+        if self._pace.is_quick(rows) and not self.recorder.is_busy:
+            return self._predict_all([call], rows)[0]
+        # Counted down here: a call that is cancelled while it waits never reaches `_batch`.
+        with self.recorder.queued(rows):
+            answer: Predictions = await self._batch(call)
+            return answer
+
+    def close(self) -> None:
+        """Let the thread end once it is done with what it has."""
+        self._thread.shutdown(wait=False)
+
+    @serve.batch(max_batch_size=MAX_CALLS_PER_BATCH, batch_wait_timeout_s=0)
+    async def _batch(self, calls: list[Call]) -> list[Predictions]:
+        return await self.answers(calls)
+
+    async def answers(self, calls: list[Call]) -> list[Predictions]:
+        """Predict the calls that wait, all of one kind at once."""
+        rows = sum(len(call.rows) for call in calls)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._predict_all, calls, rows)
+
+    def _predict_all(self, calls: list[Call], rows: int) -> list[Predictions]:
+        begun = time.monotonic()
+        self.recorder.begin(begun)
+        try:
+            kinds: dict[bool, list[int]] = defaultdict(list)
+            for at, call in enumerate(calls):
+                kinds[call.wants_probabilities].append(at)
+            answers: dict[int, Predictions] = {}
+            for wants_probabilities, indexes in kinds.items():
+                kind = [calls[at] for at in indexes]
+                answers.update(zip(indexes, self._outcomes(kind, wants_probabilities), strict=True))
+            return [answers[at] for at in range(len(calls))]
+        finally:
+            ended = time.monotonic()
+            self.recorder.end(ended)
+            self._pace.note(rows, ended - begun)
+
+    def _outcomes(self, calls: list[Call], wants_probabilities: bool) -> list[Predictions]:
+        predict = self._model.probabilities if wants_probabilities else self._model.predict
+        rows = calls[0].rows if len(calls) == 1 else np.concatenate([call.rows for call in calls])
+        begun = time.monotonic()
+        outcome = predict(rows, tuple(chain.from_iterable(call.sizes for call in calls)))
+        took_s = time.monotonic() - begun
+        outcome = Predictions(outcome.values, outcome.errors, took_s, len(rows))
+        ends = accumulate((len(call.rows) for call in calls), initial=0)
+        return [outcome.part(start, end) for start, end in pairwise(ends)]

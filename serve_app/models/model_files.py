@@ -1,0 +1,138 @@
+"""A model directory: its digest, and its model, read without running code that it carries."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import skops.io
+import yaml
+
+from contract import model_types, names
+from serve_app.model_errors import ModelError, UnservableModelError
+from serve_app.models import model_check
+from serve_app.models.model import Model
+from serve_app.records import rows as row_blocks
+from serve_app.records import signature
+from serve_app.records.rows import Rows
+
+MLMODEL: Final = "MLmodel"
+_BESIDE: Final = frozenset({names.EXPORT_FILE, "registered_model_meta"})
+_MLFLOW_SKLEARN: Final = "mlflow.sklearn"
+_BLANKS: Final[Mapping[str, Any]] = {"boolean": False, "string": ""}
+_KINDS: Final[Mapping[str, Any]] = {"boolean": bool, "string": str}
+
+
+def read(directory: Path, extra_trusted_types: tuple[str, ...] = (), expected: Any = None) -> Model:
+    """Read a model directory without pickle and without running code that it carries.
+
+    `expected` is what training recorded that it predicts for its input example, as JSON. Raises
+    UnservableModelError for anything but a skops file of the scikit-learn flavor with a signature
+    and with types on our list, whose model answers its input example, and as it did in training.
+    """
+    mlmodel = _mlmodel(directory)
+    file = directory / _model_file(mlmodel)
+    try:
+        if unknown := model_types.untrusted_types(file, extra_trusted_types):
+            raise UnservableModelError(
+                f"{file.name} holds types that are not on the list: {', '.join(unknown)}; "
+                "allow them by name with `extra_trusted_types` if you trust their code"
+            )
+        trusted = [*model_types.TRUSTED_TYPES, *extra_trusted_types]
+        estimator = skops.io.load(file, trusted=trusted)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise UnservableModelError(f"{file}: not a readable skops file: {error}") from error
+    columns = signature.from_mlmodel(mlmodel)
+    model = Model(estimator, columns, _example(directory, mlmodel, columns))
+    model_check.check(model)
+    model_check.check_replay(model, expected)
+    return model
+
+
+def head(directory: Path) -> tuple[signature.Signature, Rows]:
+    """Return a model's signature and its example, without reading the model itself.
+
+    Raises UnservableModelError.
+    """
+    mlmodel = _mlmodel(directory)
+    columns = signature.from_mlmodel(mlmodel)
+    return columns, _example(directory, mlmodel, columns)
+
+
+def digest_of(directory: Path) -> str:
+    """Return SHA-256 over the relative names and contents of all files in a model directory.
+
+    Files that MLflow or the export write beside the model are left out. Raises UnservableModelError
+    for a symbolic link that leads out of the directory.
+    """
+    digest = hashlib.sha256()
+    root = directory.resolve()
+    for file in sorted(directory.rglob("*")):
+        name = file.relative_to(directory).as_posix()
+        if file.is_symlink() and not file.resolve().is_relative_to(root):
+            raise UnservableModelError(f"{file} is a link that leads out of the model's directory")
+        if file.is_file() and name not in _BESIDE:
+            content = file.read_bytes()
+            digest.update(f"{name}\0{len(content)}\0".encode())
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def _mlmodel(directory: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load((directory / MLMODEL).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UnservableModelError(f"{directory}: no readable {MLMODEL}: {error}") from error
+    if not isinstance(content, dict):
+        raise UnservableModelError(f"{directory}: {MLMODEL} holds no mapping")
+    return content
+
+
+def _model_file(mlmodel: Mapping[str, Any]) -> str:
+    flavors = mlmodel.get("flavors")
+    flavors = flavors if isinstance(flavors, dict) else {}
+    sklearn, pyfunc = flavors.get("sklearn"), flavors.get("python_function")
+    if not isinstance(sklearn, dict) or sklearn.get("serialization_format") != "skops":
+        raise UnservableModelError(
+            "only the scikit-learn flavor in skops format is served: "
+            "log the model with serialization_format='skops'"
+        )
+    for flavor in (sklearn, pyfunc or {}):
+        if flavor.get("code"):
+            raise UnservableModelError("the model carries code of its own, which is not run here")
+    if pyfunc and pyfunc.get("loader_module") != _MLFLOW_SKLEARN:
+        raise UnservableModelError(
+            f"the model asks for the loader {pyfunc.get('loader_module')!r}, which is not run here"
+        )
+    file = str(sklearn.get("pickled_model"))
+    if Path(file).name != file:
+        raise UnservableModelError(f"the model file {file!r} is not in the model's directory")
+    return file
+
+
+def _example(directory: Path, mlmodel: Mapping[str, Any], columns: signature.Signature) -> Rows:
+    """Return the first row of the model's input example, or zeros and blanks if it has none."""
+    info = mlmodel.get("saved_input_example_info")
+    if isinstance(info, dict):
+        with contextlib.suppress(OSError, LookupError, ArithmeticError, TypeError, ValueError):
+            document = json.loads((directory / str(info["artifact_path"])).read_text())
+            row = dict(zip(document["columns"], document["data"][0], strict=True))
+            return _row(columns, row)
+    return _row(columns, {one.name: _BLANKS.get(one.type, 0) for one in columns.columns})
+
+
+def _row(columns: signature.Signature, values: Mapping[str, Any]) -> Rows:
+    """Return one record. Raises KeyError, TypeError, ValueError, OverflowError."""
+    rows = row_blocks.empty(columns, 1)
+    for at, one in enumerate(columns.columns):
+        value = values[one.name]
+        if not isinstance(value, _KINDS.get(one.type, int | float)):
+            raise TypeError(f"{one.name}: {value!r}")
+        row_blocks.column(rows, at)[:] = value
+    return rows

@@ -1,0 +1,46 @@
+"""What a worker answers: one outcome for each row."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Values of shape (records,), or (records, classes) for probabilities, and what failed.
+
+    `errors` maps the index of a record that has no answer to the reason; its value is undefined.
+    """
+
+    values: npt.NDArray[Any]
+    errors: Mapping[int, str] = field(default_factory=dict)
+    model_s: float = 0.0
+    """Seconds that the model took for the batch that these were in."""
+    model_rows: int = 0
+    """Rows in that batch; more than these if calls were joined."""
+
+    def part(self, start: int, end: int) -> "Predictions":
+        """Return the outcomes of rows `start` to `end`, indexed anew from 0."""
+        # Whichever are fewer: a call may be made of thousands of small requests that all failed.
+        rows = range(start, end)
+        found = rows if len(rows) < len(self.errors) else self.errors
+        errors = {at - start: self.errors[at] for at in found if at in self.errors and at in rows}
+        return Predictions(self.values[start:end], errors, self.model_s, self.model_rows)
+
+
+NO_ROWS = Predictions(np.empty(0))
+"""The outcome of no rows."""
+
+
+def concatenate(parts: Sequence[Predictions]) -> Predictions:
+    """Return the outcomes of several row blocks as one, in order."""
+    errors: dict[int, str] = {}
+    offset = 0
+    for part in parts:
+        errors.update({at + offset: why for at, why in part.errors.items()})
+        offset += len(part.values)
+    model_s = max((part.model_s for part in parts), default=0.0)
+    return Predictions(np.concatenate([part.values for part in parts]), errors, model_s)

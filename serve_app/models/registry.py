@@ -1,0 +1,215 @@
+"""MLflow or a directory: which version is served, its verified local copy, the loaded model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from contract import names, strict, tracking
+from serve_app.model_errors import ModelError, NoSuchModelError, UnservableModelError
+from serve_app.models import model_files
+from serve_app.models.model import Model
+from serve_app.models.model_cache import ModelCache
+from serve_app.models.served import ServedVersion
+from serve_app.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+LOCAL_VERSION = "local"
+_REGISTERED = "models:/"
+
+
+class Exported(strict.Strict):
+    """What an exported directory says of the version that it was exported from."""
+
+    name: str
+    version: str
+    run_id: str | None = None
+    digest: str
+    metrics: dict[str, Annotated[float, Field(allow_inf_nan=True)]] = Field(default_factory=dict)
+
+
+def resolve(settings: Settings) -> ServedVersion:
+    """Resolve the champion, or the local directory, to an exact version; fetch it on this node.
+
+    Raises NoSuchModelError, UnservableModelError, and MlflowUnreachableError within 25 s.
+    """
+    if settings.model_served == "local":
+        return _resolve_directory(settings)
+    return tracking.in_time(lambda: _resolve_champion(settings))
+
+
+def _resolve_champion(settings: Settings) -> ServedVersion:
+    client = tracking.connect(settings.mlflow_tracking_uri)
+    return fetch(client, champion(client, settings.model_name), settings)
+
+
+def fetch(client: Any, found: ModelVersion, settings: Settings) -> ServedVersion:
+    """Return a registered version, its verified copy on this node.
+
+    Raises MlflowUnreachableError, UnservableModelError.
+    """
+    copy = ModelCache(settings.cache_dir).fetch(found.name, str(found.version), str(found.source))
+    return ServedVersion(
+        name=found.name,
+        version=str(found.version),
+        run_id=found.run_id,
+        source=f"{_REGISTERED}{found.name}/{found.version}",
+        digest=copy.name,
+        metrics=metrics_of(client, found.run_id) if found.run_id else {},
+        expected=_expected(found.tags.get(names.TAG_EXAMPLE_PREDICTION)),
+    )
+
+
+def _expected(tag: str | None) -> Any:
+    """Return what training recorded of the example, if that is JSON."""
+    if tag is None:
+        return None
+    try:
+        return json.loads(tag)
+    except ValueError as error:
+        raise UnservableModelError(
+            f"the tag {names.TAG_EXAMPLE_PREDICTION} is no JSON: {tag[:100]!r}"
+        ) from error
+
+
+def champion(client: Any, name: str) -> ModelVersion:
+    """Return the registry's champion of `name`. Raises NoSuchModelError if there is none."""
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415  # slow to import
+
+    try:
+        found: ModelVersion = client.get_model_version_by_alias(name, names.CHAMPION)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise NoSuchModelError(
+                f"the registry has no version of {name!r} with the alias {names.CHAMPION!r}: "
+                "train one with `make train`, or set MODEL_NAME"
+            ) from error
+        raise tracking.MlflowUnreachableError(f"MLflow did not name a champion: {error}") from error
+    return found
+
+
+def metrics_of(client: Any, run_id: str) -> dict[str, float]:
+    """Return a run's metrics; a run that was deleted for good has none, its model serves on."""
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+    try:
+        return dict(client.get_run(run_id).data.metrics)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise tracking.MlflowUnreachableError(
+            f"MLflow did not show run {run_id}: {error}"
+        ) from error
+
+
+def load(version: ServedVersion, settings: Settings) -> Model:
+    """Return the model of an exact version, from this node's copy, fetched if it isn't there.
+
+    Raises ModelError if the files aren't the version's or can't be served, MlflowUnreachableError
+    if they can't be fetched.
+    """
+    directory = copy_of(version, settings)
+    return model_files.read(directory, settings.extra_trusted_types, version.expected)
+
+
+def copy_of(version: ServedVersion, settings: Settings) -> Path:
+    """Return the directory with an exact version's files, which are as they were when chosen.
+
+    Raises as `load` does.
+    """
+    is_registered = version.source.startswith(_REGISTERED)
+    directory = _copy(version, settings) if is_registered else Path(version.source)
+    if model_files.digest_of(directory) != version.digest:
+        raise UnservableModelError(
+            f"{directory}: the files of version {version.version} have changed since it was chosen"
+        )
+    return directory
+
+
+def _copy(version: ServedVersion, settings: Settings) -> Path:
+    cache = ModelCache(settings.cache_dir)
+
+    def fetch() -> Path:
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+        client = tracking.connect(settings.mlflow_tracking_uri)
+        try:
+            source = client.get_model_version(version.name, version.version).source
+        except MlflowException as error:
+            raise tracking.MlflowUnreachableError(
+                f"MLflow did not show version {version.version} of {version.name!r}: {error}"
+            ) from error
+        return cache.fetch(version.name, version.version, str(source))
+
+    return cache.get(version.digest) or tracking.in_time(fetch)
+
+
+def export(settings: Settings, directory: Path) -> ServedVersion:
+    """Write the champion into `directory` for `MODEL_SERVED=local`; replaces what is there."""
+    if settings.model_served != "mlflow":
+        raise ModelError("export reads the registry: unset MODEL_SERVED=local")
+    if (
+        directory.exists()
+        and not (directory / model_files.MLMODEL).is_file()
+        and any(directory.iterdir())
+    ):
+        raise ModelError(f"{directory} is not empty and holds no model: choose another directory")
+    version = resolve(settings)
+    copy = ModelCache(settings.cache_dir).get(version.digest)
+    if copy is None:
+        raise ModelError(
+            f"the copy of {version.source} in {settings.cache_dir} was changed or deleted: "
+            "try again, or set MODEL_CACHE_DIR"
+        )
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        fresh = Path(scratch) / "model"
+        shutil.copytree(copy, fresh)
+        facts = {key: getattr(version, key) for key in Exported.model_fields}
+        (fresh / names.EXPORT_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+        if directory.exists():
+            directory.rename(Path(scratch) / "replaced")
+        fresh.rename(directory)
+    return version
+
+
+def _resolve_directory(settings: Settings) -> ServedVersion:
+    directory = settings.model_dir.expanduser().absolute()
+    if not (directory / model_files.MLMODEL).is_file():
+        raise NoSuchModelError(
+            f"{directory} holds no model: write one with `make export`, or set MODEL_DIR"
+        )
+    digest = model_files.digest_of(directory)
+    exported = _exported(directory)
+    if exported is None:
+        return ServedVersion(settings.model_name, LOCAL_VERSION, None, str(directory), digest)
+    if exported.digest != digest:
+        raise UnservableModelError(f"{directory}: the files have changed since they were exported")
+    return ServedVersion(
+        name=exported.name,
+        version=exported.version,
+        run_id=exported.run_id,
+        source=str(directory),
+        digest=digest,
+        metrics=exported.metrics,
+    )
+
+
+def _exported(directory: Path) -> Exported | None:
+    file = directory / names.EXPORT_FILE
+    if not file.is_file():
+        return None
+    try:
+        return Exported.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = strict.explain(error) if isinstance(error, ValidationError) else error
+        raise UnservableModelError(
+            f"{file}: {reason}: write the directory again with `make export`"
+        ) from error

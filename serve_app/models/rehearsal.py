@@ -1,0 +1,101 @@
+"""A version is loaded and tried in a child process first, where it can take nobody along.
+
+A model file may end its process (a segmentation fault) or never return. The child says what the
+model is like in one line of JSON; the parent reads the signature itself.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from serve_app.model_errors import ModelError, UnservableModelError
+from serve_app.models import model_files
+from serve_app.models.served import ServedModel, ServedVersion, describe
+
+TIMEOUT_S: Final = 60.0
+"""Longest that a child may take: most of it is for importing scikit-learn on a busy machine."""
+
+_REFUSED: Final = 2
+_MOST_SAID: Final = 500
+
+
+async def rehearse(
+    version: ServedVersion,
+    directory: Path,
+    extra_trusted_types: tuple[str, ...] = (),
+    timeout_s: float = TIMEOUT_S,
+) -> ServedModel:
+    """Return what a version's clients need to know of it, found out in a child process.
+
+    Raises UnservableModelError if the child can't load it, fails on its example, ends by a signal
+    or takes longer than `timeout_s`.
+    """
+    asked = json.dumps([str(directory), extra_trusted_types, version.expected])
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "serve_app.models.rehearsal",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            said, complaints = await child.communicate(asked.encode())
+    except TimeoutError as error:
+        raise UnservableModelError(
+            f"not loaded and tried within {timeout_s:g} s: it may never return"
+        ) from error
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    if child.returncode == 0:
+        facts = json.loads(said.decode().splitlines()[-1])
+        signature, example = model_files.head(directory)
+        return ServedModel(
+            version,
+            signature,
+            example,
+            classes=_tuple(facts["classes"]),
+            labels=_tuple(facts["labels"]),
+            result_type=facts["result_type"],
+        )
+    raise UnservableModelError(_reason(child.returncode or 0, said, complaints))
+
+
+def _reason(code: int, said: bytes, complaints: bytes) -> str:
+    if code == _REFUSED:
+        return said.decode(errors="replace").strip()
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"loading and trying it ended its process by {name}"
+    last = complaints.decode(errors="replace").strip()[-_MOST_SAID:]
+    return f"loading and trying it ended its process with code {code}: {last}"
+
+
+def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def main() -> int:
+    """Load and try what standard input names; say what it is like, or why it can't be served."""
+    directory, extra, expected = json.load(sys.stdin)
+    try:
+        model = model_files.read(Path(directory), tuple(extra), expected)
+        found = describe(ServedVersion("", "", None, "", ""), model)
+    except ModelError as error:
+        print(error)
+        return _REFUSED
+    facts = {"classes": found.classes, "labels": found.labels, "result_type": found.result_type}
+    print(json.dumps(facts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+"""What an ingress sees of a rollout: calls counted, and some of them made to both versions."""
+
+import asyncio
+import contextvars
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from serve_app.calls.ask import Ask
+from serve_app.calls.workers import Workers
+from serve_app.control.conductor import window_of
+from serve_app.errors import OverloadedError
+from serve_app.models.model import NO_FINITE_ANSWER
+from serve_app.models.predictions import Predictions
+from serve_app.records.rows import Rows
+from serve_app.rollouts.evidence import Arm, Evidence, Pairs
+from serve_app.rollouts.policy import Policy
+from serve_app.routing import Table
+
+logger = logging.getLogger("ray.serve")
+
+SHADOW_TIMEOUT_S: Final = 5.0
+"""A version that takes longer to answer what the other has answered has failed."""
+
+IDLE_FACTOR: Final = 4.0
+"""After a shadow call comes none for this many times as long as it took: at most a fifth of a
+worker's time goes into answers that nobody waits for."""
+
+MIN_SPREAD_VALUES: Final = 30
+"""Predictions of the champion from which its standard deviation is taken."""
+
+_ids = random.Random()
+
+
+class Observer:
+    """Makes the calls of an ingress; while a rollout is under way it counts and compares.
+
+    Whichever of the two versions answers, the other gets a share of the calls, too; its answers
+    are compared, and discarded. Must be used on one event loop.
+    """
+
+    def __init__(self, workers: Workers, policy: Policy) -> None:
+        self._workers = workers
+        self._policy = policy
+        self._window: tuple[int, int] | None = None
+        self._champion = self._challenger = ""
+        self._predicts_labels = False
+        self._share = 0.0
+        self._evidence = Evidence()
+        self._spread = Spread()
+        self._shadow: asyncio.Task[None] | None = None
+        self._idle_until = 0.0
+
+    def turn(self, table: Table) -> None:
+        """Count for another step, or for none."""
+        window = window_of(table)
+        challenger = table.challenger.version.version if table.challenger is not None else ""
+        champion = table.champion.version.version
+        if champion != self._champion:
+            self._spread = Spread()
+        if window != self._window:
+            is_same_rollout = window is not None and window[:1] == (self._window or ())[:1]
+            self._evidence = self._evidence.at_next_step() if is_same_rollout else Evidence()
+        self._window, self._share = window, table.shadow
+        self._champion, self._challenger = champion, challenger
+        self._predicts_labels = table.champion.labels is not None
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """Which step of which rollout is counted for; None if none is under way."""
+        return self._window
+
+    @property
+    def versions(self) -> tuple[str, str]:
+        """The champion's version and the challenger's, which is empty if there is none."""
+        return self._champion, self._challenger
+
+    @property
+    def predicts_labels(self) -> bool:
+        """Whether the versions predict labels; else they predict numbers."""
+        return self._predicts_labels
+
+    def add(self, window: tuple[int, int], evidence: Evidence) -> None:
+        """Count what was seen elsewhere in a step; that of another step counts no more."""
+        if window == self._window:
+            self._evidence += evidence
+
+    def take(self) -> tuple[tuple[int, int], Evidence] | None:
+        """Return the step and what was seen in it since the last time; None if there's nothing."""
+        evidence, self._evidence = self._evidence, Evidence()
+        if self._window is None or evidence == Evidence():
+            return None
+        return self._window, evidence
+
+    def give_back(self, window: tuple[int, int], evidence: Evidence) -> None:
+        """Count again what could not be told."""
+        self.add(window, evidence)
+
+    async def call(self, ask: Ask, rows: Rows, sizes: tuple[int, ...]) -> Predictions:
+        """Return one outcome for each of `rows`; raises as `Workers.predict`."""
+        if self._window is None:
+            return await self._workers.predict(rows, sizes, ask)
+        window = self._window
+        try:
+            found = await self._workers.predict(rows, sizes, ask)
+        except OverloadedError:
+            raise
+        except BaseException:
+            self._note(window, ask.version, Arm(len(sizes), float(len(sizes))), is_live=True)
+            raise
+        self._note(window, ask.version, arm_of(sizes, found.errors), is_live=True)
+        self._offer(window, ask, rows, sizes, found)
+        return found
+
+    def _note(self, window: tuple[int, int], version: str, arm: Arm, is_live: bool) -> None:
+        if window != self._window:
+            return
+        if version == self._challenger:
+            live = arm.requests if is_live else 0
+            self._evidence += Evidence(challenger=arm, live=live)
+        elif version == self._champion:
+            self._evidence += Evidence(champion=arm)
+
+    def _offer(
+        self,
+        window: tuple[int, int],
+        ask: Ask,
+        rows: Rows,
+        sizes: tuple[int, ...],
+        found: Predictions,
+    ) -> None:
+        """Make the same call to the other version, if it is this one's turn and none is."""
+        if self._shadow is not None or _ids.random() >= self._share:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._idle_until or ask.version not in (self._champion, self._challenger):
+            return
+        self._shadow = loop.create_task(
+            self._compare(window, ask, rows, sizes, found), context=contextvars.Context()
+        )
+        self._shadow.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._shadow = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a comparison failed", exc_info=error)
+
+    async def _compare(
+        self,
+        window: tuple[int, int],
+        ask: Ask,
+        rows: Rows,
+        sizes: tuple[int, ...],
+        found: Predictions,
+    ) -> None:
+        is_champion = ask.version == self._champion
+        other = self._challenger if is_champion else self._champion
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        try:
+            async with asyncio.timeout(SHADOW_TIMEOUT_S):
+                second = await self._workers.predict(rows, sizes, ask._replace(version=other))
+        except OverloadedError:
+            return
+        except Exception:  # noqa: BLE001  # whatever it is: this version has no answer
+            self._note(window, other, Arm(len(sizes), float(len(sizes))), is_live=False)
+            return
+        finally:
+            self._idle_until = loop.time() + IDLE_FACTOR * (loop.time() - begun)
+        self._note(window, other, arm_of(sizes, second.errors), is_live=False)
+        if window == self._window:
+            pair = (found, second) if is_champion else (second, found)
+            self._evidence += self._paired(sizes, *pair)
+
+    def _paired(
+        self, sizes: tuple[int, ...], champion: Predictions, challenger: Predictions
+    ) -> Evidence:
+        limit = None
+        if champion.values.ndim == 1 and not self._predicts_labels:
+            self._spread.add(champion)
+            if (deviation := self._spread.deviation) is None:
+                return Evidence(time=timed(self._policy, champion, challenger))
+            limit = self._policy.shift_distance * deviation
+        return Evidence(
+            time=timed(self._policy, champion, challenger),
+            shift=shifted(sizes, champion, challenger, limit),
+        )
+
+
+class Spread:
+    """The standard deviation of what the champion predicts, as it is seen."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean = 0.0
+        self._squares = 0.0
+
+    def add(self, predictions: Predictions) -> None:
+        """Count the finite values in."""
+        values = predictions.values.astype(np.float64)
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return
+        count, mean = len(values), float(values.mean())
+        squares = float(((values - mean) ** 2).sum())
+        total, delta = self._count + count, mean - self._mean
+        self._squares += squares + delta**2 * self._count * count / total
+        self._mean += delta * count / total
+        self._count = total
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation; None while too few values were seen."""
+        if self._count < MIN_SPREAD_VALUES:
+            return None
+        return float(np.sqrt(self._squares / (self._count - 1)))
+
+
+def arm_of(sizes: Sequence[int], errors: Mapping[int, str]) -> Arm:
+    """Return the requests of a call, with the shares of their records that failed."""
+    if not errors:
+        return Arm(len(sizes))
+    rows = sum(sizes)
+    failed, missing = np.zeros(rows), np.zeros(rows)
+    for at, reason in errors.items():
+        (missing if reason == NO_FINITE_ANSWER else failed)[at] = 1.0
+    return Arm(len(sizes), _shares(sizes, failed), _shares(sizes, missing))
+
+
+def timed(policy: Policy, champion: Predictions, challenger: Predictions) -> Pairs:
+    """Return whether the challenger's model took longer; no pair if others' rows were joined."""
+    rows = len(champion.values)
+    if (champion.model_rows, challenger.model_rows) != (rows, rows):
+        return Pairs()
+    longer_s = challenger.model_s - champion.model_s
+    is_longer = (
+        challenger.model_s > policy.slower_factor * champion.model_s
+        and longer_s > policy.slower_by_s
+    )
+    return Pairs(1, float(is_longer))
+
+
+def shifted(
+    sizes: Sequence[int], champion: Predictions, challenger: Predictions, limit: float | None
+) -> Pairs:
+    """Return the requests of which both have answered all records, and the shares that differ.
+
+    `limit` is how far apart two numbers may be; None for labels and probabilities, of which the
+    most probable label counts.
+    """
+    if limit is None:
+        differs = _labels(champion.values) != _labels(challenger.values)
+    else:
+        with np.errstate(invalid="ignore"):
+            distance = np.abs(champion.values - challenger.values)
+        differs = distance > limit
+    failed: npt.NDArray[Any] = np.zeros(len(differs), dtype=bool)
+    for errors in (champion.errors, challenger.errors):
+        failed[list(errors)] = True
+    starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
+    is_whole = ~np.logical_or.reduceat(failed, starts)
+    shares = np.add.reduceat(differs.astype(np.float64), starts) / np.asarray(sizes)
+    return Pairs(int(is_whole.sum()), float(shares[is_whole].sum()))
+
+
+def _labels(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return values.argmax(axis=1) if values.ndim > 1 else values
+
+
+def _shares(sizes: Sequence[int], marks: npt.NDArray[Any]) -> float:
+    """Return the sum over requests of the share of their records that are marked."""
+    starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
+    return float((np.add.reduceat(marks, starts) / np.asarray(sizes)).sum())

@@ -1,0 +1,1 @@
+"""The service described to people and generators."""

@@ -1,0 +1,1 @@
+"""Bytes into rows by the model's signature, strictly."""

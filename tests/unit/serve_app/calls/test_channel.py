@@ -1,0 +1,234 @@
+"""Calls over a real connection: answered right, lost with an error, and for those who may."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from serve_app.calls import channel, wire
+from serve_app.calls.ask import Ask
+from serve_app.calls.channel import Address, CallFailedError, Line, LineLostError, Lines, Server
+from serve_app.models.predictions import Predictions
+from serve_app.records.rows import Rows
+
+HOST = "127.0.0.1"
+ROWS = np.array([[1.0], [2.0]])
+ASK = Ask("7")
+Answer = Callable[[Rows, tuple[int, ...], Ask], Awaitable[Predictions]]
+
+
+async def double(rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+    """Twice each row; errors for negative ones; raises for zero."""
+    if (rows == 0).any():
+        raise ValueError("zero")
+    return Predictions(
+        rows[:, 0] * 2, dict.fromkeys(np.flatnonzero(rows[:, 0] < 0).tolist(), "negative")
+    )
+
+
+class Gate:
+    """An answer that waits until it may go."""
+
+    def __init__(self) -> None:
+        self.started, self.may_go = asyncio.Event(), asyncio.Event()
+        self.was_cancelled = asyncio.Event()
+
+    async def answer(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+        """Wait, and answer the rows."""
+        self.started.set()
+        try:
+            await self.may_go.wait()
+        except asyncio.CancelledError:
+            self.was_cancelled.set()
+            raise
+        return Predictions(rows[:, 0])
+
+
+@asynccontextmanager
+async def listening(answer: Answer) -> AsyncIterator[tuple[Server, Address]]:
+    """A server, and where it is."""
+    server = Server(answer)
+    try:
+        yield server, (HOST, await server.start(HOST), server.secret)
+    finally:
+        await server.close(1.0)
+        await asyncio.sleep(0.01)  # asyncio closes sockets in its next turn
+
+
+@asynccontextmanager
+async def connected(answer: Answer) -> AsyncIterator[tuple[Server, Line]]:
+    """A server and a line to it."""
+    async with listening(answer) as (server, address):
+        line = await Line.open(*address)
+        try:
+            yield server, line
+        finally:
+            line.close()
+
+
+def test_calls_are_answered_each_with_its_own() -> None:
+    """Many at once, with errors by row."""
+
+    async def scenario() -> None:
+        async with connected(double) as (_, line):
+            blocks = [np.full((size, 1), float(size)) for size in range(1, 50)]
+            found = await asyncio.gather(*(line.call(rows, (len(rows),), ASK) for rows in blocks))
+            for rows, predictions in zip(blocks, found, strict=True):
+                np.testing.assert_array_equal(predictions.values, rows[:, 0] * 2)
+            failed = await line.call(np.array([[1.0], [-1.0]]), (2,), ASK)
+            assert failed.errors == {1: "negative"}
+            assert line.pending_rows == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_raises_fails_alone() -> None:
+    """The line goes on."""
+
+    async def scenario() -> None:
+        async with connected(double) as (_, line):
+            with pytest.raises(CallFailedError, match="ValueError: zero"):
+                await line.call(np.zeros((1, 1)), (1,), ASK)
+            assert (await line.call(ROWS, (2,), ASK)).values.tolist() == [2.0, 4.0]
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_connection_fails_what_waits_and_what_comes() -> None:
+    """At once, not at a deadline."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        async with connected(gate.answer) as (_, line):
+            call = asyncio.create_task(line.call(ROWS, (2,), ASK))
+            await gate.started.wait()
+            line.close()
+            with pytest.raises(LineLostError):
+                await call
+            with pytest.raises(LineLostError):
+                await line.call(ROWS, (2,), ASK)
+            await asyncio.wait_for(gate.was_cancelled.wait(), 5)
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_call_is_cancelled_at_the_worker() -> None:
+    """And its neighbours are not."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        async with connected(gate.answer) as (_, line):
+            dropped = asyncio.create_task(line.call(ROWS, (2,), ASK))
+            kept = asyncio.create_task(line.call(ROWS, (2,), ASK))
+            await gate.started.wait()
+            dropped.cancel()
+            await asyncio.wait_for(gate.was_cancelled.wait(), 5)
+            gate.may_go.set()
+            assert (await kept).values.tolist() == [1.0, 2.0]
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_closes_answers_what_is_under_way() -> None:
+    """A worker that is stopped loses nothing."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        async with connected(gate.answer) as (server, line):
+            call = asyncio.create_task(line.call(ROWS, (2,), ASK))
+            await gate.started.wait()
+            assert server.is_busy
+            closing = asyncio.create_task(server.close(5.0))
+            gate.may_go.set()
+            await closing
+            assert (await call).values.tolist() == [1.0, 2.0]
+            assert not server.is_busy
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"".join(map(bytes, wire.frame({"secret": "guessed"}))),
+        b"".join(map(bytes, wire.frame({"id": 1, "sizes": [1], "ask": [*ASK]}, ROWS))),
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"\0" * 100,
+    ],
+)
+def test_whoever_does_not_know_the_secret_is_shown_out(first: bytes) -> None:
+    """Without an answer, and without the model seeing anything."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        async with listening(gate.answer) as (_, address):
+            reader, writer = await asyncio.open_connection(HOST, address[1])
+            writer.write(first)
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
+            assert not gate.started.is_set()
+
+    asyncio.run(scenario())
+
+
+def test_whoever_says_nothing_is_shown_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while."""
+    monkeypatch.setattr(channel, "HELLO_TIMEOUT_S", 0.05)
+
+    async def scenario() -> None:
+        async with listening(double) as (_, address):
+            reader, writer = await asyncio.open_connection(HOST, address[1])
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_asked_and_how_long_it_took_come_through() -> None:
+    """Calls are spread over the workers by the latter, and versions compared."""
+
+    async def slow(rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+        assert ask == Ask("7", wants_probabilities=True)
+        return Predictions(rows[:, 0], model_s=1.5, model_rows=5)
+
+    async def scenario() -> None:
+        async with connected(slow) as (_, line):
+            found = await line.call(ROWS, (2,), Ask("7", wants_probabilities=True))
+            assert (found.model_s, found.model_rows) == (1.5, 5)
+
+    asyncio.run(scenario())
+
+
+def test_lines_follow_the_workers() -> None:
+    """New ones are used, gone ones finish what they have, dead ones are passed over."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        async with listening(gate.answer) as (_, first), listening(double) as (_, second):
+            nobody = (HOST, 1, "x")
+            lines = Lines()
+            assert lines.pick() is None
+            await lines.follow([first, nobody], 5.0)
+            line = lines.pick()
+            assert line is not None
+            call = asyncio.create_task(line.call(ROWS, (2,), ASK))
+            await gate.started.wait()
+            await lines.follow([first, second], 5.0)
+            other = lines.pick()
+            assert other is not None
+            assert other is not line  # it has fewer rows under way
+            await lines.follow([second], 5.0)
+            assert not line.is_open
+            gate.may_go.set()
+            assert (await call).values.tolist() == [1.0, 2.0]
+            other.close()
+            await asyncio.sleep(0)
+            await lines.follow([second], 5.0)
+            again = lines.pick()
+            assert again is not None
+            assert (await again.call(ROWS, (2,), ASK)).values.tolist() == [2.0, 4.0]
+            again.close()
+
+    asyncio.run(scenario())

@@ -1,0 +1,340 @@
+"""The coalescer makes one call of many waiting requests, and answers everyone."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve_app.calls.coalescer import PATIENCE_S, QUICK_S, Coalescer
+from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedError
+from serve_app.models.predictions import Predictions
+from serve_app.records.rows import Rows
+
+Call = Callable[[Rows, tuple[int, ...]], Awaitable[Predictions]]
+
+
+class Worker:
+    """Doubles each row; answers only while its gate is open, and says that it took `model_s`."""
+
+    def __init__(self, model_s: float = 1.0) -> None:
+        self.model_s = model_s
+        self.sizes: list[int] = []
+        self.requests: list[tuple[int, ...]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.under_way = 0
+        self.most_under_way = 0
+
+    async def __call__(self, rows: Rows, sizes: tuple[int, ...]) -> Predictions:
+        """Answer one call."""
+        self.sizes.append(len(rows))
+        self.requests.append(sizes)
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await self.gate.wait()
+            errors = dict.fromkeys(np.flatnonzero(rows[:, 0] < 0).tolist(), "negative")
+            return Predictions(rows[:, 0] * 2, errors, self.model_s)
+        finally:
+            self.under_way -= 1
+
+
+def coalescer(call: Call, **changes: Any) -> Coalescer:
+    """A coalescer with small limits."""
+    limits = {
+        "max_rows_per_call": 100,
+        "max_calls_under_way": lambda: 2,
+        "max_queued_rows": 1000,
+        "deadline_s": 5.0,
+    }
+    return Coalescer(call, **{**limits, **changes})
+
+
+def rows(*values: float) -> Rows:
+    """Rows of one feature."""
+    return np.array(values, dtype=np.float64).reshape(-1, 1)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """Run a test's coroutine with a deadline."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(10):
+            await test
+
+    asyncio.run(bounded())
+
+
+async def settle() -> None:
+    """Let everything that can run do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_requests_that_arrive_together_go_out_as_one_call() -> None:
+    """Even when nothing is under way."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        target = coalescer(worker)
+        answers = await asyncio.gather(*(target.predict(rows(i)) for i in range(20)))
+        assert worker.sizes == [20]
+        assert [answer.values.tolist() for answer in answers] == [[2 * i] for i in range(20)]
+
+    run(scenario())
+
+
+def test_requests_that_wait_go_out_as_one_call() -> None:
+    """While the calls under way are held, the rest queues; then it goes as one."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker)
+        requests = []
+        for i in range(20):
+            requests.append(asyncio.create_task(target.predict(rows(i))))
+            await settle()
+        assert worker.sizes == [1, 1]
+        assert target.queued_rows == 18
+        worker.gate.set()
+        answers = await asyncio.gather(*requests)
+        assert worker.sizes == [1, 1, 18]
+        assert [answer.values.tolist() for answer in answers] == [[2 * i] for i in range(20)]
+
+    run(scenario())
+
+
+async def quick(worker: Worker) -> Coalescer:
+    """A coalescer that has seen its worker be quick with one row, and with a few."""
+    target = coalescer(worker)
+    await target.predict(rows(0))
+    await target.predict(rows(0, 0, 0))
+    worker.gate.clear()
+    worker.sizes.clear()
+    return target
+
+
+def test_rows_for_a_quick_model_wait_for_the_call_under_way() -> None:
+    """Though a second call would be allowed: they share the cost of the next."""
+
+    async def scenario() -> None:
+        worker = Worker(model_s=QUICK_S / 10)
+        target = await quick(worker)
+        requests = []
+        for i in range(4):
+            requests.append(asyncio.create_task(target.predict(rows(i))))
+            await settle()
+        assert worker.sizes == [1]
+        worker.gate.set()
+        await asyncio.gather(*requests)
+        assert worker.sizes == [1, 3]
+
+    run(scenario())
+
+
+def test_a_call_to_a_quick_model_that_takes_long_is_not_waited_for() -> None:
+    """Its worker may have stopped: after a while the next call goes out beside it."""
+
+    async def scenario() -> None:
+        worker = Worker(model_s=QUICK_S / 10)
+        target = await quick(worker)
+        requests = [asyncio.create_task(target.predict(rows(1)))]
+        await settle()
+        requests.append(asyncio.create_task(target.predict(rows(2))))
+        begun = time.monotonic()
+        while len(worker.sizes) == 1:
+            await asyncio.sleep(0.001)
+        assert time.monotonic() - begun >= PATIENCE_S / 2
+        worker.gate.set()
+        await asyncio.gather(*requests)
+        assert worker.sizes == [1, 1]
+
+    run(scenario())
+
+
+def test_calls_under_way_are_bounded() -> None:
+    """There are never more than the limit."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker, max_rows_per_call=1)
+        requests = [asyncio.create_task(target.predict(rows(i))) for i in range(30)]
+        await settle()
+        worker.gate.set()
+        await asyncio.gather(*requests)
+        assert worker.most_under_way == 2
+
+    run(scenario())
+
+
+def test_a_large_batch_is_spread_over_calls_and_joined_in_order() -> None:
+    """250 rows go as 100, 100 and 50, errors at their own places."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        values = [float(i) for i in range(250)]
+        answer = await coalescer(worker).predict(rows(*values))
+        assert worker.sizes == [100, 100, 50]
+        np.testing.assert_array_equal(answer.values, np.array(values) * 2)
+        assert not answer.errors
+
+    run(scenario())
+
+
+def test_every_part_of_a_large_request_has_its_outcome() -> None:
+    """Bad records at 130 and 1,999 of 2,000 are both named, and the others have their values."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        values = [float(i) for i in range(2000)]
+        values[130] = values[1999] = -1.0
+        target = coalescer(worker, max_queued_rows=10_000)
+        answer = await target.predict(rows(*values))
+        assert answer.errors == {130: "negative", 1999: "negative"}
+        assert len(answer.values) == 2000
+        assert sum(worker.sizes) == 2000
+        assert target.queued_rows == 0
+
+    run(scenario())
+
+
+def test_a_call_says_which_rows_belong_to_one_request() -> None:
+    """The worker is told the row counts of the requests."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker, max_calls_under_way=lambda: 1)
+        first = asyncio.create_task(target.predict(rows(1)))
+        await settle()
+        others = [asyncio.create_task(target.predict(rows(*range(n)))) for n in (3, 1, 2)]
+        await settle()
+        worker.gate.set()
+        await asyncio.gather(first, *others)
+        assert worker.requests == [(1,), (3, 1, 2)]
+
+    run(scenario())
+
+
+def test_a_client_that_hangs_up_costs_its_neighbours_nothing() -> None:
+    """Cancelling the request that started a call leaves the others their answers."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker, max_calls_under_way=lambda: 1)
+        first = asyncio.create_task(target.predict(rows(1)))
+        await settle()
+        others = [asyncio.create_task(target.predict(rows(i))) for i in range(5)]
+        await settle()
+        first.cancel()
+        others[2].cancel()
+        worker.gate.set()
+        answers = await asyncio.gather(*others, return_exceptions=True)
+        values = [a.values.tolist() for a in answers if isinstance(a, Predictions)]
+        assert values == [[0.0], [2.0], [6.0], [8.0]]
+        assert worker.sizes == [1, 4]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), asyncio.CancelledError()])
+def test_everyone_in_a_failed_call_gets_an_answer(error: BaseException) -> None:
+    """An exception, and a cancellation too, reaches each waiting request; the next call works."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        fails = [True]
+
+        async def call(block: Rows, sizes: tuple[int, ...]) -> Predictions:
+            if fails.pop() if fails else False:
+                raise error
+            return await worker(block, sizes)
+
+        target = coalescer(call)
+        with pytest.raises((RuntimeError, NotReadyError)):
+            await target.predict(rows(1))
+        assert (await target.predict(rows(2))).values.tolist() == [4]
+
+    run(scenario())
+
+
+def test_a_late_answer_is_a_deadline_error_and_the_slot_is_freed() -> None:
+    """The request fails in time, and later ones are served."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker, deadline_s=0.05, max_calls_under_way=lambda: 1)
+        with pytest.raises(DeadlineExceededError):
+            await target.predict(rows(1))
+        worker.gate.set()
+        await settle()
+        assert (await target.predict(rows(3))).values.tolist() == [6]
+
+    run(scenario())
+
+
+def test_calls_that_hang_free_their_places() -> None:
+    """Two calls that never return are given up; the worker that woke up is asked again."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker, deadline_s=0.05)
+        late = [asyncio.create_task(target.predict(rows(i))) for i in range(4)]
+        answers = await asyncio.gather(*late, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [DeadlineExceededError] * 4
+        while worker.under_way:
+            await asyncio.sleep(0)
+        worker.gate.set()
+        assert (await target.predict(rows(3))).values.tolist() == [6]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_whoever_no_longer_waits_leaves_the_queue_at_once(is_cancelled: bool) -> None:
+    """A cancelled request, or one whose time is up, makes room for the next."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(
+            worker, deadline_s=5.0 if is_cancelled else 0.05, max_calls_under_way=lambda: 0
+        )
+        request = asyncio.create_task(target.predict(rows(*range(500))))
+        await settle()
+        assert target.queued_rows == 500
+        if is_cancelled:
+            request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        assert target.queued_rows == 0
+
+    run(scenario())
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    """Rows over the bound are refused, not kept; those waiting are served."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        target = coalescer(worker, max_queued_rows=3, max_calls_under_way=lambda: 1)
+        waiting = []
+        for i in range(4):
+            waiting.append(asyncio.create_task(target.predict(rows(i))))
+            await settle()
+        with pytest.raises(OverloadedError) as caught:
+            await target.predict(rows(9))
+        assert caught.value.headers["retry-after"] == "1"
+        worker.gate.set()
+        assert len(await asyncio.gather(*waiting)) == 4
+        assert target.queued_rows == 0
+
+    run(scenario())

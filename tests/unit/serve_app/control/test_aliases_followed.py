@@ -1,0 +1,354 @@
+"""Aliases that people and jobs move are followed, and no version takes traffic unprepared."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from contract import names
+from contract.tracking import MlflowUnreachableError
+from serve_app.control.conductor import FETCHES, PREPARE_S
+from serve_app.model_errors import UnservableModelError
+from serve_app.rollouts.policy import Policy
+from tests.unit.serve_app.control.stage import ALL, POLICY, Stage, model_of
+
+SOON_S = 5.0
+
+
+async def is_ordered(stage: Stage, version: str) -> None:
+    """Return once workers are told to load a version."""
+    async with asyncio.timeout(SOON_S):
+        orders = stage.conductor.orders
+        while version not in [one.version for one in orders.value.wanted]:
+            revision = (await orders.wait(None, SOON_S)).revision
+            await orders.wait(revision, SOON_S)
+
+
+def test_a_moved_champion_is_followed() -> None:
+    """The one before it stays warm, for a way back."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.mlflow.aliases[names.CHAMPION] = "2"
+        await stage.conductor.poll()
+        assert stage.serving == ("2", None, 0.0)
+        assert stage.table.previous == model_of("1")
+        needed = stage.conductor.orders.value.needed
+        assert [one.version for one in needed] == ["2", "1"]
+        assert stage.conductor.orders.value.wanted == ()
+
+    asyncio.run(scenario())
+
+
+def test_the_way_back_needs_no_preparation() -> None:
+    """Every worker holds the champion before this one."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        for version in ("2", "1"):
+            stage.mlflow.aliases[names.CHAMPION] = version
+            await stage.conductor.poll()
+        assert stage.serving == ("1", None, 0.0)
+        assert stage.table.previous == model_of("2")
+        assert stage.rehearsed == ["2"]
+
+    asyncio.run(scenario())
+
+
+def test_nothing_happens_while_nothing_moves() -> None:
+    """Nobody is woken, and nothing is written."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        await stage.conductor.poll()
+        before = await stage.conductor.published.wait(None, SOON_S)
+        await stage.conductor.poll()
+        stage.conductor.tick()
+        assert await stage.conductor.published.wait(None, SOON_S) == before
+        assert stage.mlflow.writes == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("alias", [names.CHAMPION, names.CHALLENGER])
+def test_a_version_waits_until_every_worker_holds_it(alias: str) -> None:
+    """Until then all goes on as it was."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.report("b", frozenset("1"))
+        stage.mlflow.aliases[alias] = "2"
+        poll = asyncio.create_task(stage.conductor.poll())
+        await is_ordered(stage, "2")
+        stage.conductor.tick()
+        assert stage.serving == ("1", None, 0.0)
+        stage.report("b", frozenset("12"))
+        await poll
+        assert stage.serving != ("1", None, 0.0)
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_died_holds_up_no_version() -> None:
+    """Its lease runs out while the version waits."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.report("b", frozenset("1"))
+        stage.mlflow.aliases[names.CHAMPION] = "2"
+        poll = asyncio.create_task(stage.conductor.poll())
+        await is_ordered(stage, "2")
+        stage.clock.go_on(9.0)
+        stage.report("a")
+        stage.clock.go_on(2.0)
+        stage.conductor.tick()
+        await poll
+        assert stage.serving == ("2", None, 0.0)
+
+    asyncio.run(scenario())
+
+
+Spoil = Callable[[Stage], None]
+
+
+def fails_rehearsal(stage: Stage) -> None:
+    """It ends its process."""
+    stage.faults["2"] = "it ended its process by SIGSEGV"
+
+
+def fails_verification(stage: Stage) -> None:
+    """Its files can't be taken."""
+    stage.mlflow.unresolved["2"] = UnservableModelError("its files hold a type of their own")
+
+
+def fails_on_a_worker(stage: Stage) -> None:
+    """One of two can't load it."""
+    stage.report("b", frozenset("1"), {"2": "MemoryError"})
+
+
+def has_another_interface(stage: Stage) -> None:
+    """Clients would have to send another column."""
+    stage.models["2"] = model_of("2", column="y")
+
+
+REFUSALS: list[tuple[Spoil, str]] = [
+    (fails_rehearsal, "SIGSEGV"),
+    (fails_verification, "a type of their own"),
+    (fails_on_a_worker, "a worker could not load it: MemoryError"),
+    (has_another_interface, "its signature or the kind of its answers is not that of version 1"),
+]
+
+
+@pytest.mark.parametrize("alias", [names.CHAMPION, names.CHALLENGER])
+@pytest.mark.parametrize(("spoil", "reason"), REFUSALS)
+def test_a_version_that_cannot_be_served_gets_no_traffic(
+    spoil: Spoil, reason: str, alias: str
+) -> None:
+    """What was served is served on; the version's tag says why, and so does the status."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        spoil(stage)
+        stage.mlflow.aliases[alias] = "2"
+        await stage.conductor.poll()
+        assert stage.serving == ("1", None, 0.0)
+        assert reason in stage.status["refused"]["2"]
+        assert stage.conductor.orders.value.wanted == ()
+        await stage.conductor.poll()
+        assert reason in stage.mlflow.tags("2")[names.TAG_REFUSED]
+
+    asyncio.run(scenario())
+
+
+def test_a_version_that_is_not_loaded_in_time_is_refused() -> None:
+    """A worker that hangs in it must not hold up everything else for ever."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.report("b", frozenset("1"))
+        stage.mlflow.aliases[names.CHAMPION] = "2"
+        poll = asyncio.create_task(stage.conductor.poll())
+        await is_ordered(stage, "2")
+        stage.clock.go_on(PREPARE_S + 1)
+        await poll
+        assert "not loaded by every worker within 60 s" in stage.status["refused"]["2"]
+        assert stage.serving == ("1", None, 0.0)
+
+    asyncio.run(scenario())
+
+
+def test_a_challenger_that_cannot_be_served_loses_its_alias() -> None:
+    """Else it would be tried for ever; its tags say how it ended and why."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        fails_rehearsal(stage)
+        stage.mlflow.aliases[names.CHALLENGER] = "2"
+        for _ in range(2):
+            await stage.conductor.poll()
+        assert names.CHALLENGER not in stage.mlflow.aliases
+        tags = stage.mlflow.tags("2")
+        assert tags[names.TAG_ROLLOUT_OUTCOME] == names.ABORTED
+        assert "it can't be served: it ended" in tags[names.TAG_ROLLOUT_REASONS]
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_version_is_not_tried_again_by_itself() -> None:
+    """It would fail again, and cost a process each time."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        fails_rehearsal(stage)
+        stage.mlflow.aliases[names.CHAMPION] = "2"
+        for _ in range(4):
+            await stage.conductor.poll()
+        assert stage.rehearsed == ["2"]
+        assert len(stage.mlflow.writes) == 1
+
+    asyncio.run(scenario())
+
+
+def test_who_names_a_refused_version_again_wants_it_tried_again() -> None:
+    """The alias was elsewhere in between."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        fails_rehearsal(stage)
+        for version in ("2", "1", "2"):
+            stage.mlflow.aliases[names.CHAMPION] = version
+            await stage.conductor.poll()
+            await stage.conductor.poll()
+        assert stage.rehearsed == ["2", "2"]
+        stage.faults.clear()
+        for version in ("1", "2"):
+            stage.mlflow.aliases[names.CHAMPION] = version
+            await stage.conductor.poll()
+        assert stage.serving == ("2", None, 0.0)
+        assert stage.status["refused"] == {}
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_champion_holds_up_no_challenger() -> None:
+    """They are two decisions."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        fails_rehearsal(stage)
+        stage.mlflow.aliases |= {names.CHAMPION: "2", names.CHALLENGER: "3"}
+        for _ in range(2):
+            await stage.conductor.poll()
+        assert stage.serving[:2] == ("1", "3")
+
+    asyncio.run(scenario())
+
+
+def test_a_version_that_cannot_be_fetched_is_refused_at_the_third_time() -> None:
+    """MLflow answers, but not with this version's files."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.mlflow.unresolved["2"] = MlflowUnreachableError("404: no such artifact")
+        stage.mlflow.aliases[names.CHAMPION] = "2"
+        for _ in range(FETCHES - 1):
+            await stage.conductor.poll()
+        assert stage.status["refused"] == {}
+        await stage.conductor.poll()
+        assert stage.status["refused"] == {"2": "404: no such artifact"}
+        assert stage.serving == ("1", None, 0.0)
+
+    asyncio.run(scenario())
+
+
+def test_fetches_in_vain_count_in_a_row() -> None:
+    """A version that comes at last is served."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.mlflow.aliases[names.CHAMPION] = "2"
+        for _ in range(FETCHES - 1):
+            stage.mlflow.unresolved["2"] = MlflowUnreachableError("503")
+            await stage.conductor.poll()
+        stage.mlflow.unresolved.clear()
+        await stage.conductor.poll()
+        assert stage.serving == ("2", None, 0.0)
+
+    asyncio.run(scenario())
+
+
+def test_while_mlflow_is_down_no_version_is_refused() -> None:
+    """It says nothing of the version."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.mlflow.aliases[names.CHAMPION] = "2"
+        stage.mlflow.go_down()
+        for _ in range(FETCHES + 1):
+            await stage.conductor.poll()
+        assert stage.status["refused"] == {}
+        assert stage.status["mlflow"] == "does not answer: connection refused"
+        stage.mlflow.come_back()
+        await stage.conductor.poll()
+        assert stage.serving == ("2", None, 0.0)
+        assert stage.status["mlflow"] == "answers"
+
+    asyncio.run(scenario())
+
+
+def test_without_an_alias_all_goes_on() -> None:
+    """Somebody may have removed `champion` by mistake."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.mlflow.aliases.clear()
+        await stage.conductor.poll()
+        assert stage.serving == ("1", None, 0.0)
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_without_all_versions_is_not_named_to_ingresses() -> None:
+    """Until it holds them."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.mlflow.aliases[names.CHAMPION] = "2"
+        await stage.conductor.poll()
+        stage.report("c", frozenset("2"))
+        assert [one[0] for one in stage.conductor.published.value.workers] == ["a", "b"]
+        stage.report("c", ALL)
+        assert [one[0] for one in stage.conductor.published.value.workers] == ["a", "b", "c"]
+
+    asyncio.run(scenario())
+
+
+def test_where_rollouts_are_off_a_challenger_is_none() -> None:
+    """Nothing is prepared."""
+
+    async def scenario() -> None:
+        stage = Stage(Policy(enabled=False, steps=POLICY.steps))
+        stage.mlflow.aliases[names.CHALLENGER] = "2"
+        await stage.conductor.poll()
+        assert stage.serving == ("1", None, 0.0)
+        assert stage.rehearsed == []
+
+    asyncio.run(scenario())
+
+
+def test_a_poll_holds_up_neither_ticks_nor_aborts() -> None:
+    """MLflow may take its time."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        await stage.begin()
+        stage.mlflow.hang()
+        poll = asyncio.create_task(stage.conductor.poll())
+        await asyncio.to_thread(stage.mlflow.entered.wait, SOON_S)
+        stage.conductor.tick()
+        stage.conductor.command("abort", "no")
+        assert stage.serving == ("1", None, 0.0)
+        stage.mlflow.let_go()
+        await poll
+
+    asyncio.run(scenario())
