@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from contract import names
 from contract.lock import Lease, PromotionLock
 from contract.registry import NOT_FOUND, Candidate, NoSuchVersionError, Registry
-from contract.standing import Promotion, Standing, standing, started_moves
+from contract.standing import Promotion, Standing, moves, standing, started_moves
 
 
 class ChampionMovedError(Exception):
@@ -129,6 +129,23 @@ class Promoter:
                 raise ChallengerDroppedError(version)
             return self._move(lease, version, reason, who=who)
 
+    def take_back(self, version: str, champion: str, reason: str, who: str | None = None) -> bool:
+        """Make `champion` champion again if `version` is; return whether that was so.
+
+        For a rollout that was aborted while its promotion was under way. A version that was made
+        champion by somebody else meanwhile stays. Nothing is `previous` then: it would be the
+        version that is no good. Raises NoSuchVersionError.
+        """
+        with self.lock.hold() as lease:
+            if self.registry.champion() != version:
+                return False
+            self.registry.get(champion)
+            self._move(lease, champion, reason, who=who)
+            lease.check()
+            model_name = self.registry.model_name
+            self.registry.client.delete_registered_model_alias(model_name, names.PREVIOUS)
+            return True
+
     def drop_challenger(self, version: str, outcome: str, reasons: Iterable[str]) -> bool:
         """Put a rollout's end on the version; return whether `challenger` named it, and is gone.
 
@@ -154,8 +171,8 @@ class Promoter:
             return self._remove_challenger(lease, version)
 
     def _is_cut_off_rollback(self, champion: str) -> bool:
-        moves = started_moves(champion, self.registry.get(champion).tags)
-        return any(move.is_rollback for move in moves)
+        tags = self.registry.get(champion).tags
+        return any(move.is_rollback for move in started_moves(champion, tags))
 
     def _move(
         self,
@@ -181,7 +198,7 @@ class Promoter:
             return False
         self._abandon_moves(lease, version)
         move = Promotion(
-            number=lease.number,
+            number=self._next_number(lease, champion, version),
             from_version=champion,
             to_version=version,
             reason=reason,
@@ -195,6 +212,11 @@ class Promoter:
         self._point(lease, names.CHAMPION, version)
         self._conclude(lease, move)
         return True
+
+    def _next_number(self, lease: Lease, *versions: str | None) -> int:
+        """Return the lock's number, or a higher one if `mlflow gc` has made those begin anew."""
+        known = [self.registry.get(version).tags for version in versions if version is not None]
+        return max([lease.number, *(move.number + 1 for tags in known for move in moves(tags))])
 
     def _settle(self, lease: Lease, champion: str) -> None:
         """Finish the record of a move that was cut off after the alias had moved."""

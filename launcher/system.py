@@ -37,6 +37,7 @@ from launcher.errors import LaunchError, SettingError, UnreachableError
 from launcher.layout import Layout
 from launcher.processes import Child
 from serve_app import settings
+from serve_app.control import memory
 
 LOOPBACK: Final = "127.0.0.1"
 START_DEADLINE_S: Final = 90.0
@@ -70,6 +71,7 @@ class System:
         self._options = options
         self._environ = environ
         self._children: list[Child] = []
+        self._is_mlflow_away = False
 
     def run(self) -> None:
         """Start everything, wait for SIGINT or SIGTERM, stop everything.
@@ -102,8 +104,19 @@ class System:
         uri = tracking.tracking_uri(self._environ)
         self._needs_mlflow = chosen.model_served == "mlflow" and uri is None
         if chosen.model_served == "mlflow" and uri is not None:
-            mlflow_server.check_address(uri)
+            self._look_at_mlflow(uri, chosen)
         return chosen
+
+    def _look_at_mlflow(self, uri: str, chosen: settings.Settings) -> None:
+        """Find out whether a server of one's own answers, and if not, whether that's needed."""
+        try:
+            mlflow_server.check_address(uri)
+        except UnreachableError as error:
+            cache = Path(self._environ.get("MODEL_CACHE_DIR") or self._layout.model_cache)
+            if memory.recall(chosen.model_copy(update={"cache_dir": cache})) is None:
+                raise
+            console.say(f"{error}; starting with what was served here last")
+            self._is_mlflow_away = True
 
     def _clear_away_killed_run(self) -> None:
         """End what a run has left whose launcher was killed; the lock says that it is gone."""
@@ -136,7 +149,7 @@ class System:
         if not self._needs_mlflow and not trains:
             self._check_model(environ)
         self._start_parts(run, environ, scratch)
-        if run.mlflow_uri is not None:
+        if run.mlflow_uri is not None and not self._is_mlflow_away:
             self._ensure_champion(run.mlflow_uri, chosen.model_name, run.dashboard)
         self._deploy(run, environ)
         self._welcome(run)
@@ -151,7 +164,7 @@ class System:
             log = layout.logs / "mlflow.log"
             port = self._ports.mlflow
             self._children.append(mlflow_server.start(layout.mlflow, host, port, environ, log))
-        if run.mlflow_uri is not None:
+        if run.mlflow_uri is not None and not self._is_mlflow_away:
             uri = run.mlflow_uri
             with console.step(f"MLflow at {mlflow_server.without_password(uri)}"):
                 self._wait(lambda: mlflow_server.answers(uri), START_DEADLINE_S)

@@ -10,7 +10,6 @@ from contract import strict
 from contract.tracking import MlflowUnreachableError
 from serve_app import rollout_command, settings
 from serve_app.model_errors import ModelError
-from serve_app.models import registry
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,12 +58,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(chosen: settings.Settings, options: argparse.Namespace) -> str:
-    version = registry.resolve(chosen)
-    registry.load(version, chosen)
-    return f"{version.name} version {version.version} can be served"
+    from serve_app.control.seed import seed  # noqa: PLC0415  # imports scikit-learn
+
+    table = seed(chosen)
+    version = table.champion.version
+    says = f"{version.name} version {version.version} can be served"
+    return f"{says}, from this node's cache" if table.is_from_cache else says
 
 
 def _export(chosen: settings.Settings, options: argparse.Namespace) -> str:
+    from serve_app.models import registry  # noqa: PLC0415  # as above
+
     version = registry.export(chosen, options.to)
     return f"{version.name} version {version.version} written to {options.to}"
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from typing import Any
 
 from ray import serve
@@ -11,13 +10,10 @@ from ray.serve import Application
 from contract.strict import SettingsError
 from contract.tracking import MlflowUnreachableError
 from serve_app import settings
-from serve_app.control import memory
+from serve_app.control.seed import seed
 from serve_app.controller import RolloutController
 from serve_app.ingress import Ingress
 from serve_app.model_errors import ModelError
-from serve_app.models import registry
-from serve_app.models.served import describe
-from serve_app.routing import Table
 from serve_app.worker import ModelWorker
 
 logger = logging.getLogger("ray.serve")
@@ -60,34 +56,10 @@ def build(args: dict[str, Any]) -> Application:
         )
     try:
         chosen = settings.resolve(args, os.environ)
-        seed = _seed(chosen)
+        table = seed(chosen)
     except (SettingsError, MlflowUnreachableError, ModelError) as error:
         raise CannotStartError(str(error)) from None
-    controller = _CONTROLLER.bind(seed, chosen)
-    worker = _MODEL_WORKER.bind(controller, seed, chosen)
-    application: Application = _INGRESS.bind(worker, controller, seed, chosen)
+    controller = _CONTROLLER.bind(table, chosen)
+    worker = _MODEL_WORKER.bind(controller, table, chosen)
+    application: Application = _INGRESS.bind(worker, controller, table, chosen)
     return application
-
-
-def _seed(chosen: settings.Settings) -> Table:
-    """Return the table to begin with; without MLflow, that of what this node served last."""
-    epoch = int(time.time() * 1000)
-    try:
-        version = registry.resolve(chosen)
-        return Table(epoch, describe(version, registry.load(version, chosen)))
-    except MlflowUnreachableError as error:
-        remembered = memory.recall(chosen)
-        if remembered is None:
-            raise
-        logger.warning(
-            "%s; starting with version %s, which this node served last",
-            error,
-            remembered.champion.version,
-        )
-        model = registry.load(remembered.champion, chosen)
-        return Table(
-            epoch,
-            describe(remembered.champion, model),
-            unrecorded=remembered.unrecorded,
-            is_from_cache=True,
-        )

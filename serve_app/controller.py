@@ -52,6 +52,7 @@ class RolloutController:
             MlflowTracker(settings),
             self._rehearse,
             keep=partial(memory.remember, settings),
+            load_timeout_s=settings.load_timeout_s,
         )
         self._settled = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -105,6 +106,12 @@ class RolloutController:
 
     async def _settle(self) -> None:
         """Find out whether there was a controller before this one, and go on where it was."""
+        try:
+            await self._take_over()
+        finally:
+            self._settled.set()
+
+    async def _take_over(self) -> None:
         seed = self._conductor.table
         remembered = await asyncio.to_thread(memory.recall, self._settings)
         if remembered is not None and remembered.epoch > seed.epoch:
@@ -115,10 +122,10 @@ class RolloutController:
                 self._conductor.adopt(
                     await asyncio.to_thread(memory.fallback, seed, self._settings)
                 )
-        self._settled.set()
 
     async def _rehearse(self, version: ServedVersion, copy: Path) -> ServedModel:
-        return await rehearse(version, copy, self._settings.extra_trusted_types)
+        settings = self._settings
+        return await rehearse(version, copy, settings.extra_trusted_types, settings.load_timeout_s)
 
     async def _tick(self) -> None:
         await self._settled.wait()

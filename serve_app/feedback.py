@@ -103,33 +103,44 @@ class Feedback:
         champion, challenger = [
             await self._workers.predict(rows, sizes, Ask(version)) for version in versions
         ]
+        margin = self._observer.quality_margin(champion)
+        if margin is None:
+            return  # too little was seen to say what is far and what isn't
         total, start = 0.0, 0
         for label, own in joined:
             end = start + len(own)
             found = champion.part(start, end), challenger.part(start, end)
-            total += worse(label.values, *found, self._observer.predicts_labels)
+            total += worse(label.values, *found, self._observer.predicts_labels, margin)
             start = end
         self._observer.add(window, Evidence(quality=Pairs(len(joined), total)))
 
 
 def worse(
-    truth: Sequence[Any], champion: Predictions, challenger: Predictions, are_labels: bool
+    truth: Sequence[Any],
+    champion: Predictions,
+    challenger: Predictions,
+    are_labels: bool,
+    margin: float,
 ) -> float:
     """Return 1 where the challenger is further from the truth, 0 where it is nearer, 0.5 for a tie.
 
-    Over all records of the request whose truth is known: the sum of the distances, or the number of
-    wrong labels. A record without an answer is furthest.
+    Over the records of the request whose truth is known: their mean distance, where a difference of
+    up to `margin` is a tie, or their number of wrong labels. A record without an answer is
+    furthest.
     """
-    off = [_distance(truth, found, are_labels) for found in (champion, challenger)]
-    return 0.5 if off[0] == off[1] else float(off[1] > off[0])
+    known = [at for at, true in enumerate(truth) if true is not None]
+    first, second = (_distance(truth, known, one, are_labels) for one in (champion, challenger))
+    if first == second or abs(first - second) <= margin:
+        return 0.5
+    return float(second > first)
 
 
-def _distance(truth: Sequence[Any], found: Predictions, are_labels: bool) -> float:
-    off = 0.0
-    for at, (true, value) in enumerate(zip(truth, found.values.tolist(), strict=True)):
-        if true is None:
-            continue
-        if at in found.errors:
-            return inf
-        off += float(value != true) if are_labels else abs(value - true)
-    return off
+def _distance(
+    truth: Sequence[Any], known: Sequence[int], found: Predictions, are_labels: bool
+) -> float:
+    if any(at in found.errors for at in known):
+        return inf
+    values = found.values.tolist()
+    if are_labels:
+        return float(sum(values[at] != truth[at] for at in known))
+    return float(sum(abs(values[at] - truth[at]) for at in known)) / max(1, len(known))

@@ -115,6 +115,9 @@ class Ingress:
     async def _use(self, published: Published) -> None:
         """Go by what the controller says."""
         table = published.table
+        if table.epoch < self._published.table.epoch:
+            self._lose()  # a new controller, which doesn't know yet what it is told at the next try
+            return
         applications = await self._build(table)
         self._observer.turn(table)
         challenger = applications.get(CHALLENGER)
@@ -196,9 +199,7 @@ class Ingress:
                         await self._controller.observe.remote(*seen)
                     number, labels = await self._controller.labels_since.remote(number)
             except (RayError, RayServeException, TimeoutError):
-                if seen is not None:
-                    self._observer.give_back(*seen)
-                continue
+                continue  # what was seen may have arrived: rather missed than counted twice
             try:
                 await self._feedback.join(labels)
             except Exception as error:  # noqa: BLE001  # whatever a model does, reports go on

@@ -33,6 +33,9 @@ worker's time goes into answers that nobody waits for."""
 MIN_SPREAD_VALUES: Final = 30
 """Predictions of the champion from which its standard deviation is taken."""
 
+Classes = tuple[str, ...] | None
+"""Labels of a version that gives probabilities, in their order."""
+
 _ids = random.Random()
 
 
@@ -49,6 +52,7 @@ class Observer:
         self._window: tuple[int, int] | None = None
         self._champion = self._challenger = ""
         self._predicts_labels = False
+        self._classes: tuple[Classes, Classes] = (None, None)
         self._share = 0.0
         self._evidence = Evidence()
         self._spread = Spread()
@@ -68,6 +72,8 @@ class Observer:
         self._window, self._share = window, table.shadow
         self._champion, self._challenger = champion, challenger
         self._predicts_labels = table.champion.labels is not None
+        other = table.challenger.classes if table.challenger is not None else None
+        self._classes = table.champion.classes, other
 
     @property
     def window(self) -> tuple[int, int] | None:
@@ -84,6 +90,14 @@ class Observer:
         """Whether the versions predict labels; else they predict numbers."""
         return self._predicts_labels
 
+    def quality_margin(self, champion: Predictions) -> float | None:
+        """Return how much further off is no tie; None if too few predictions were seen to say."""
+        if self._predicts_labels:
+            return 0.0
+        self._spread.add(champion)
+        deviation = self._spread.deviation
+        return None if deviation is None else self._policy.quality_distance * deviation
+
     def add(self, window: tuple[int, int], evidence: Evidence) -> None:
         """Count what was seen elsewhere in a step; that of another step counts no more."""
         if window == self._window:
@@ -95,10 +109,6 @@ class Observer:
         if self._window is None or evidence == Evidence():
             return None
         return self._window, evidence
-
-    def give_back(self, window: tuple[int, int], evidence: Evidence) -> None:
-        """Count again what could not be told."""
-        self.add(window, evidence)
 
     async def call(self, ask: Ask, rows: Rows, sizes: tuple[int, ...]) -> Predictions:
         """Return one outcome for each of `rows`; raises as `Workers.predict`."""
@@ -180,14 +190,15 @@ class Observer:
         self, sizes: tuple[int, ...], champion: Predictions, challenger: Predictions
     ) -> Evidence:
         limit = None
-        if champion.values.ndim == 1 and not self._predicts_labels:
+        values = champion.values
+        if values.ndim == 1 and values.dtype.kind in "biuf" and not self._predicts_labels:
             self._spread.add(champion)
             if (deviation := self._spread.deviation) is None:
                 return Evidence(time=timed(self._policy, champion, challenger))
             limit = self._policy.shift_distance * deviation
         return Evidence(
             time=timed(self._policy, champion, challenger),
-            shift=shifted(sizes, champion, challenger, limit),
+            shift=shifted(sizes, champion, challenger, limit, self._classes),
         )
 
 
@@ -200,8 +211,9 @@ class Spread:
         self._squares = 0.0
 
     def add(self, predictions: Predictions) -> None:
-        """Count the finite values in."""
+        """Count the finite values in, of the records that have an answer."""
         values = predictions.values.astype(np.float64)
+        values = np.delete(values, list(predictions.errors))
         values = values[np.isfinite(values)]
         if not len(values):
             return
@@ -245,18 +257,22 @@ def timed(policy: Policy, champion: Predictions, challenger: Predictions) -> Pai
 
 
 def shifted(
-    sizes: Sequence[int], champion: Predictions, challenger: Predictions, limit: float | None
+    sizes: Sequence[int],
+    champion: Predictions,
+    challenger: Predictions,
+    limit: float | None,
+    classes: tuple[Classes, Classes] = (None, None),
 ) -> Pairs:
     """Return the requests of which both have answered all records, and the shares that differ.
 
     `limit` is how far apart two numbers may be; None for labels and probabilities, of which the
-    most probable label counts.
+    most probable label counts. `classes` are those of the champion and of the challenger.
     """
     if limit is None:
-        differs = _labels(champion.values) != _labels(challenger.values)
+        differs = _labels(champion.values, classes[0]) != _labels(challenger.values, classes[1])
     else:
         with np.errstate(invalid="ignore"):
-            distance = np.abs(champion.values - challenger.values)
+            distance = np.abs(champion.values.astype(np.float64) - challenger.values)
         differs = distance > limit
     failed: npt.NDArray[Any] = np.zeros(len(differs), dtype=bool)
     for errors in (champion.errors, challenger.errors):
@@ -267,8 +283,11 @@ def shifted(
     return Pairs(int(is_whole.sum()), float(shares[is_whole].sum()))
 
 
-def _labels(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return values.argmax(axis=1) if values.ndim > 1 else values
+def _labels(values: npt.NDArray[Any], classes: Classes) -> npt.NDArray[Any]:
+    if values.ndim == 1:
+        return values
+    places: npt.NDArray[Any] = values.argmax(axis=1)
+    return places if classes is None else np.asarray(classes)[places]
 
 
 def _shares(sizes: Sequence[int], marks: npt.NDArray[Any]) -> float:

@@ -18,12 +18,12 @@ CHALLENGER: Final[Role] = "challenger"
 class Write:
     """Something that MLflow is to hold, as plain values; applied once MLflow answers."""
 
-    kind: Literal["model_tag", "version_tag", "end_rollout"]
+    kind: Literal["model_tag", "version_tag", "end_rollout", "take_back"]
     version: str = ""
     key: str = ""
-    """The tag's name, or the rollout's outcome."""
+    """The tag's name, the rollout's outcome, or the version to go back to."""
     value: str = ""
-    """The tag's value, or the rollout's reasons, one a line."""
+    """The tag's value, or the reasons, one a line."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Table:
     @property
     def salt(self) -> bytes:
         """What makes the clients of one rollout others than those of the next."""
-        version = self.challenger.version.version if self.challenger is not None else ""
-        named = f"{self.champion.version.name}:{version}".encode()
+        number = self.rollout.number if self.rollout is not None else 0
+        named = f"{self.champion.version.name}:{number}".encode()
         return blake2b(named, digest_size=16).digest()
 
 

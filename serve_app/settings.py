@@ -72,6 +72,11 @@ class Settings(strict.Strict):
     alias_poll_s: PositiveFloat = Field(
         default=2.0, description="How often MLflow is asked which version is champion, in seconds"
     )
+    load_timeout_s: PositiveFloat = Field(
+        default=60.0,
+        description="Longest that a new version may take to be loaded and tried, and then to be "
+        "loaded by every worker; in seconds. One that takes longer is refused",
+    )
     rollout: Policy = Policy()
     limits: Limits = Limits()
     dispatch: Dispatch = Dispatch()

@@ -1,6 +1,7 @@
 """ModelWorker: the versions in memory that the controller wants, one outcome a row."""
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections.abc import Callable
@@ -99,7 +100,11 @@ class ModelWorker:
         orders = news.value if news is not None else await asyncio.to_thread(self._fallback, seed)
         for version in orders.needed:  # a replica is ready only when it holds all of them
             await self._shelf.add(version)
-        self._following = following.keep_following(ask, self._obey)
+        self._orders, self._has_changed, self._is_told = orders, asyncio.Event(), asyncio.Event()
+        self._tasks = [
+            following.keep_following(ask, self._note, again=self._is_told),
+            asyncio.get_running_loop().create_task(self._obey(), context=contextvars.Context()),
+        ]
         collect_rarely()
 
     async def _listen(self) -> Address:
@@ -113,8 +118,19 @@ class ModelWorker:
         """Return what to hold if the controller can't say: what this node has served last."""
         return Orders((memory.fallback(seed, self._settings).champion.version,))
 
-    async def _obey(self, orders: Orders) -> None:
-        await self._shelf.obey(orders, time.monotonic())
+    async def _note(self, orders: Orders) -> None:
+        self._orders = orders
+        self._has_changed.set()
+
+    async def _obey(self) -> None:
+        """Do what was ordered last, apart from the polls: loading must not cost the lease."""
+        while True:
+            self._has_changed.clear()
+            before = self._report()
+            await self._shelf.obey(self._orders, time.monotonic())
+            if self._report() != before:
+                self._is_told.set()
+            await self._has_changed.wait()
 
     def __del__(self) -> Any:
         """Return what answers the calls under way, if there are any; Serve awaits it at the end."""

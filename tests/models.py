@@ -78,3 +78,17 @@ def register(
     ).version
     client.set_registered_model_alias(name, names.CHAMPION, version)
     return str(version)
+
+
+def register_directory(
+    client: MlflowClient, name: str, directory: Path, tags: dict[str, str] | None = None
+) -> str:
+    """Register a model directory as it is, without an alias, and return its version."""
+    mlflow.set_experiment(name)
+    with mlflow.start_run() as run:
+        mlflow.log_artifacts(str(directory), names.MODEL_ARTIFACT)
+    if not client.search_registered_models(filter_string=f"name='{name}'"):
+        client.create_registered_model(name)
+    source = f"{run.info.artifact_uri}/{names.MODEL_ARTIFACT}"
+    found = client.create_model_version(name, source, run_id=run.info.run_id, tags=tags or {})
+    return str(found.version)

@@ -33,7 +33,9 @@ MOST_JUDGEMENTS = 5
 
 STEPS = 7
 
-ROLLOUT_DECIDES = "the rollout decides whether it becomes champion (GET /admin/rollout)"
+ROLLOUT_DECIDES = (
+    "the rollout decides whether it becomes champion (python -m serve_app rollout status)"
+)
 
 
 @dataclass(frozen=True)

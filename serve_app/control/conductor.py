@@ -8,10 +8,11 @@ applied at once, and told to MLflow when it answers. Runs on one event loop; two
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,26 +23,29 @@ from contract.tracking import MlflowUnreachableError
 from serve_app.control.board import Board
 from serve_app.control.fleet import Fleet, Report
 from serve_app.control.labels import Label, Labels, LabelState
+from serve_app.control.preparation import Preparations, Rehearse
 from serve_app.model_errors import ModelError, UnservableModelError
 from serve_app.models.served import ServedModel, ServedVersion
 from serve_app.rollouts import rollout
 from serve_app.rollouts.evidence import Evidence
 from serve_app.rollouts.policy import Policy
 from serve_app.rollouts.rollout import CommandError, Decision, State, advanced, decide
+from serve_app.rollouts.verdicts import Verdict
 from serve_app.routing import STATUS_UNKNOWN, Published, Table, Write
 
 logger = logging.getLogger("ray.serve")
 
-PREPARE_S: Final = 60.0
+LOAD_TIMEOUT_S: Final = 60.0
 """Longest that all workers may take to load a version before it is refused."""
 
 FETCHES: Final = 3
 """How often a version is fetched in vain, with MLflow answering, before it is refused."""
 
+_MOST_OF_A_REASON: Final = 400
+"""Characters: the ten that a step may have fit into one tag."""
+
 REPORTED_S: Final = 5.0
 """Within this time every worker that runs has reported to a new controller."""
-
-_LOOK_AGAIN_S: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,18 @@ class Seen:
 
 
 class ChampionMovedError(Exception):
-    """The champion is no longer the one that the challenger was compared with."""
+    """The promotion makes no sense any more: somebody was quicker; the message says with what."""
+
+
+class RejectedError(Exception):
+    """MLflow has refused something that it will refuse again; the message says why."""
 
 
 class Tracker(Protocol):
-    """MLflow; each method blocks for a bounded time and raises MlflowUnreachableError."""
+    """MLflow; each method blocks for a bounded time and raises MlflowUnreachableError.
+
+    What MLflow refuses for good raises RejectedError.
+    """
 
     def look(self) -> Seen:
         """Return the aliases and the rollout under way."""
@@ -71,10 +82,6 @@ class Tracker(Protocol):
 
     def promote(self, version: str, judged_against: str, reason: str) -> None:
         """Move the alias `champion`. Raises ChampionMovedError."""
-
-
-Rehearse = Callable[[ServedVersion, Path], Awaitable[ServedModel]]
-"""(version, its copy) -> what clients need to know of it; raises UnservableModelError."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +105,18 @@ class Conductor:
         rehearse: Rehearse,
         keep: Callable[[Table], None] = lambda table: None,
         clock: Callable[[], float] = time.time,
+        load_timeout_s: float = LOAD_TIMEOUT_S,
     ) -> None:
         self._table = table
         self._policy = policy
         self._tracker = tracker
-        self._rehearse = rehearse
         self._keep = keep
         self._clock = clock
         self._fleet = Fleet()
         self._silent_until = 0.0
-        self._wanted: dict[str, ServedVersion] = {}
+        self._preparations = Preparations(
+            tracker.resolve, rehearse, self._fleet, self._show, clock, load_timeout_s
+        )
         self._refused: dict[str, str] = {}
         self._failed_fetches: dict[str, int] = {}
         self._waiting: str | None = None
@@ -120,6 +129,10 @@ class Conductor:
         # a move says nothing after it. Aborting never waits for it.
         self._aliases = asyncio.Lock()
         self._promotion: asyncio.Task[None] | None = None
+        self._attempted: int | None = None
+        """The rollout whose challenger MLflow may hold for the champion, or make it yet."""
+        self._ordered: tuple[int, str] | None = None
+        """The rollout that a person wants promoted, and why; asked for until MLflow answers."""
         self.published = Board(self._publication())
         self.orders = Board(self._orders())
 
@@ -140,12 +153,13 @@ class Conductor:
         if table.epoch > self._table.epoch:
             logger.info("took over the table of epoch %d from a replica", table.epoch)
             self._table = table
-            self._evidence = Evidence()
+            self._evidence, self._decision = Evidence(), None
+            self._remember()
             self._show()
 
     def report(self, worker: str, report: Report) -> None:
-        """Note what a worker holds."""
-        if self._fleet.note(worker, report, self._clock()):
+        """Note what a worker holds; one that holds nothing isn't ready, and may never be."""
+        if report.held and self._fleet.note(worker, report, self._clock()):
             self._show()
 
     def observe(self, window: tuple[int, int], evidence: Evidence) -> None:
@@ -178,6 +192,8 @@ class Conductor:
                 await self._follow(seen)
             except MlflowUnreachableError as error:
                 self._note_mlflow(f"does not answer: {error}")
+            except RejectedError as error:
+                self._note_mlflow(f"refuses: {error}")
 
     def _note_mlflow(self, state: str) -> None:
         if state != self._mlflow:
@@ -186,22 +202,32 @@ class Conductor:
 
     async def _record(self) -> None:
         """Do the writes that wait, oldest first."""
-        done = 0
+        done: list[Write] = []
         try:
             for write in self._table.unrecorded:
-                await asyncio.to_thread(self._tracker.write, write)
-                done += 1
+                try:
+                    await asyncio.to_thread(self._tracker.write, write)
+                except RejectedError as error:  # the others must not wait for ever
+                    logger.error("MLflow does not take %s: %s", write, error)
+                done.append(write)
         finally:
             if done:
-                self._publish(unrecorded=self._table.unrecorded[done:])
+                self._publish(unrecorded=_without(done, self._table.unrecorded))
 
     async def _follow(self, seen: Seen) -> None:
-        for version in self._refused.keys() - {seen.champion, seen.challenger}:
+        named = {one for one in (seen.champion, seen.challenger) if one is not None}
+        self._preparations.keep(named)
+        for version in self._refused.keys() - named:
             del self._refused[version]  # whoever names it again wants it tried again
+        if self._table.is_from_cache and seen.champion == self._champion:
+            self._publish(is_from_cache=False)
         if self._table.unrecorded:
             return  # what was seen is older than what was decided meanwhile
-        if seen.champion is not None and seen.champion != self._table.champion.version.version:
+        if seen.champion is not None and seen.champion != self._champion:
             await self._follow_champion(seen.champion)
+            is_coming = seen.champion not in (self._champion, *self._refused)
+            if is_coming and self._table.rollout is None:
+                return  # a challenger must be compared with that one
         if not self._table.unrecorded:
             await self._follow_challenger(seen)
 
@@ -211,8 +237,8 @@ class Conductor:
             self._finish(state, "it was made champion")
             return
         model = await self._prepared(version)
-        if model is None:
-            return
+        if model is None or self._table.unrecorded or version == self._champion:
+            return  # not ready, or something was decided or taken over meanwhile
         reason = f"the champion was moved by hand to version {version}"
         writes: tuple[Write, ...] = ()
         if (state := self._table.rollout) is not None:
@@ -239,26 +265,28 @@ class Conductor:
         if version is None or version == self._champion or not self._policy.enabled:
             return
         model = await self._prepared(version)
-        if model is not None:
+        if self._table.rollout is not None or version == self._champion:
+            return  # a table was taken over meanwhile
+        if model is not None and not self._table.unrecorded:
             self._begin(model, seen.rollout)
-        elif version in self._refused and self._table.rollout is None:
+        elif version in self._refused:
             reason = f"it can't be served: {self._refused[version]}"
-            self._publish((Write("end_rollout", version, names.ABORTED, reason),))
+            self._publish((self._end(version, names.ABORTED, (reason,)),))
 
     @property
     def _champion(self) -> str:
         return self._table.champion.version.version
 
     async def _prepared(self, version: str) -> ServedModel | None:
-        """Return a version that every worker holds; None, and why in `_refused`, if it can't be."""
+        """Return a version that every worker holds; None while it isn't ready, or is refused."""
         if version in self._refused:
             return None
         known = {model.version.version: model for model in self._table.held}
         if version in known:
             return known[version]
         try:
-            served, copy = await asyncio.to_thread(self._tracker.resolve, version)
-        except MlflowUnreachableError as error:
+            model = await self._preparations.result(version, self._check_interface)
+        except (MlflowUnreachableError, RejectedError) as error:  # MLflow has just answered
             failed = self._failed_fetches[version] = self._failed_fetches.get(version, 0) + 1
             if failed >= FETCHES:
                 del self._failed_fetches[version]
@@ -267,15 +295,8 @@ class Conductor:
         except ModelError as error:
             self._refuse(version, str(error))
             return None
-        self._failed_fetches.pop(version, None)
-        try:
-            model = await self._rehearse(served, copy)
-            self._check_interface(model)
-            await self._load_everywhere(served)
-        except ModelError as error:
-            self._wanted.pop(version, None)
-            self._refuse(version, str(error))
-            return None
+        if model is not None:
+            self._failed_fetches.pop(version, None)
         return model
 
     def _check_interface(self, model: ServedModel) -> None:
@@ -286,22 +307,11 @@ class Conductor:
                 "start anew with it as champion"
             )
 
-    async def _load_everywhere(self, version: ServedVersion) -> None:
-        """Return once every worker holds a version. Raises UnservableModelError."""
-        self._wanted[version.version] = version
-        self._show()
-        give_up = self._clock() + PREPARE_S
-        while not self._fleet.holds(version.version):
-            if reason := self._fleet.failure(version.version):
-                raise UnservableModelError(f"a worker could not load it: {reason}")
-            if self._clock() > give_up:
-                raise UnservableModelError(f"not loaded by every worker within {PREPARE_S:g} s")
-            await asyncio.sleep(_LOOK_AGAIN_S)
-
     def _refuse(self, version: str, reason: str) -> None:
         logger.warning("version %s is not served: %s", version, reason)
         self._refused[version] = reason
-        self._publish((Write("version_tag", version, names.TAG_REFUSED, reason),))
+        tag = reason[: names.LONGEST_TAG]
+        self._publish((Write("version_tag", version, names.TAG_REFUSED, tag),))
 
     # The rollout
 
@@ -310,12 +320,16 @@ class Conductor:
         self._fleet.expire(self._clock())
         self._show()
         state = self._table.rollout
-        if state is None or self._promotion is not None:
+        if state is None:
             return
         decision = decide(self._policy, state, self._evidence, self._clock())
         self._decision = decision
         if decision.action == "abort":
             self._abort(decision.reasons)
+        elif self._promotion is not None:
+            self._show()
+        elif self._ordered is not None and self._ordered[0] == state.number:
+            self._start_promotion(self._ordered[1])
         elif decision.action == "advance":
             self._advance(decision)
         elif decision.action == "promote":
@@ -328,14 +342,15 @@ class Conductor:
         version, now = model.version.version, self._clock()
         if known is not None and (known.challenger, known.champion) == (version, self._champion):
             last = len(self._policy.steps) - 1
-            state = replace(known, step=min(known.step, last), step_began=now)
+            paused_at = now if known.is_paused else None
+            state = replace(known, step=min(known.step, last), step_began=now, paused_at=paused_at)
         else:
             state = State(self._next_epoch(), self._champion, version, 0, now)
         self._evidence, self._labels = Evidence(), Labels()
         logger.info("rollout of version %s begins", version)
         step = self._policy.steps[state.step]
         self._publish(
-            self._step_record(state, "begin", ("the alias challenger names it",)),
+            self._step_record(state, step.weight, "begin", ("the alias challenger names it",)),
             challenger=model,
             weight=step.weight,
             shadow=self._policy.shadow,
@@ -346,23 +361,23 @@ class Conductor:
         state = self._table.rollout
         assert state is not None
         state = advanced(state, self._clock())
-        self._evidence = self._evidence.at_next_step()
         weight = self._policy.steps[state.step].weight
+        record = self._step_record(state, weight, "advance", decision.reasons, decision)
+        self._evidence = self._evidence.at_next_step()
         logger.info("version %s gets %g of the requests", state.challenger, weight)
-        self._publish(
-            self._step_record(state, "advance", decision.reasons, decision),
-            weight=weight,
-            rollout=state,
-        )
+        self._publish(record, weight=weight, rollout=state)
 
     def command(self, action: str, reason: str) -> None:
         """Do what a person wants: pause, resume, promote, abort. Raises CommandError."""
         state, now = self._table.rollout, self._clock()
         if action in ("pause", "resume"):
             changed = (rollout.pause if action == "pause" else rollout.resume)(state, now)
-            self._publish(self._step_record(changed, action, (reason,)), rollout=changed)
+            record = self._step_record(changed, self._table.weight, action, (reason,))
+            self._publish(record, rollout=changed)
         elif action == "promote":
-            self._start_promotion(rollout.promote(state, reason).reasons[0])
+            ordered = rollout.promote(state, reason).reasons[0]
+            self._ordered = (state.number, ordered) if state is not None else None
+            self._start_promotion(ordered)
         elif action == "abort":
             self._abort(rollout.abort(state, reason).reasons)
         else:
@@ -371,7 +386,10 @@ class Conductor:
     def _start_promotion(self, reason: str) -> None:
         state = self._table.rollout
         if state is not None and self._promotion is None:
-            self._promotion = asyncio.create_task(self._promote(state, reason))
+            loop = asyncio.get_running_loop()
+            self._promotion = loop.create_task(
+                self._promote(state, reason), context=contextvars.Context()
+            )
             self._promotion.add_done_callback(self._promoted)
 
     def _promoted(self, task: asyncio.Task[None]) -> None:
@@ -382,17 +400,24 @@ class Conductor:
     async def _promote(self, state: State, reason: str) -> None:
         """Move the alias first, then the traffic: the alias is what everything restarts from."""
         async with self._aliases:
-            if (under_way := self._table.rollout) is None or under_way.number != state.number:
-                return
             try:
+                await self._record()  # MLflow must know of the rollout that ends
+                under_way = self._table.rollout
+                if under_way is None or under_way.number != state.number:
+                    return  # aborted meanwhile
+                self._attempted = state.number
                 await asyncio.to_thread(
                     self._tracker.promote, state.challenger, state.champion, reason
                 )
             except MlflowUnreachableError as error:
                 self._note_mlflow(f"does not answer: {error}")  # asked again at the next tick
                 return
-            except ChampionMovedError:
-                self._abort(("the champion was moved by hand meanwhile",))
+            except (RejectedError, ChampionMovedError) as error:
+                self._attempted = None  # nothing was moved
+                why = str(error)
+                if isinstance(error, RejectedError):
+                    why = f"MLflow has refused the promotion: {why}"
+                self._abort((why,))
                 return
             self._finish(state, reason)
 
@@ -417,8 +442,12 @@ class Conductor:
         if state is None:
             return
         logger.warning("rollout of version %s aborted: %s", state.challenger, "; ".join(reasons))
+        writes = self._ending(state, names.ABORTED, reasons)
+        if self._attempted == state.number:
+            why = "its rollout was aborted while it was promoted"
+            writes += (Write("take_back", state.challenger, state.champion, why),)
         self._publish(
-            self._ending(state, names.ABORTED, reasons),
+            writes,
             challenger=None,
             weight=0.0,
             shadow=0.0,
@@ -428,45 +457,56 @@ class Conductor:
     # What is recorded
 
     def _ending(self, state: State, outcome: str, reasons: tuple[str, ...]) -> tuple[Write, ...]:
+        return (
+            self._decided(state, self._table.weight, outcome, reasons, self._decision),
+            self._end(state.challenger, outcome, reasons),
+            Write("model_tag", key=names.TAG_ROLLOUT_STATE, value=""),
+        )
+
+    def _end(self, version: str, outcome: str, reasons: tuple[str, ...]) -> Write:
         self._last = {
-            "challenger": state.challenger,
+            "challenger": version,
             "outcome": outcome,
             "at": self._now_text(),
             "reasons": list(reasons),
         }
-        return (
-            self._decided(state, outcome, reasons, self._decision),
-            Write("end_rollout", state.challenger, outcome, "\n".join(reasons)),
-            Write("model_tag", key=names.TAG_ROLLOUT_STATE, value=""),
-        )
+        return Write("end_rollout", version, outcome, "\n".join(reasons))
 
     def _step_record(
         self,
         state: State,
+        weight: float,
         action: str,
         reasons: tuple[str, ...],
         decision: Decision | None = None,
     ) -> tuple[Write, ...]:
         return (
-            self._decided(state, action, reasons, decision),
+            self._decided(state, weight, action, reasons, decision),
             Write("model_tag", key=names.TAG_ROLLOUT_STATE, value=json.dumps(state.to_json())),
         )
 
     def _decided(
-        self, state: State, action: str, reasons: tuple[str, ...], decision: Decision | None
+        self,
+        state: State,
+        weight: float,
+        action: str,
+        reasons: tuple[str, ...],
+        decision: Decision | None,
     ) -> Write:
         record = {
             "at": self._now_text(),
             "action": action,
             "champion": state.champion,
             "step": state.step,
-            "weight": self._table.weight,
-            "reasons": reasons,
-            "verdicts": [asdict(verdict) for verdict in decision.verdicts] if decision else [],
+            "weight": weight,
+            "reasons": [reason[:_MOST_OF_A_REASON] for reason in reasons],
+            "verdicts": [_numbers(verdict) for verdict in decision.verdicts] if decision else [],
             "evidence": self._evidence.to_json(),
         }
+        if len(text := json.dumps(record)) > names.LONGEST_TAG:
+            text = json.dumps({**record, "verdicts": []})
         key = f"{names.TAG_ROLLOUT_DECISION}.{self._next_epoch()}"
-        return Write("version_tag", state.challenger, key, json.dumps(record))
+        return Write("version_tag", state.challenger, key, text)
 
     def _now_text(self) -> str:
         return datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="seconds")
@@ -480,15 +520,17 @@ class Conductor:
         unrecorded = changes.pop("unrecorded", self._table.unrecorded) + writes
         table = replace(self._table, epoch=self._next_epoch(), unrecorded=unrecorded, **changes)
         self._table = table
-        for model in table.held:
-            self._wanted.pop(model.version.version, None)
+        self._preparations.settle(model.version.version for model in table.held)
         if table.rollout is None:
             self._decision = None
+        self._remember()
+        self._show()
+
+    def _remember(self) -> None:
         try:
-            self._keep(table)
+            self._keep(self._table)
         except (OSError, ModelError) as error:
             logger.warning("this node can't remember what it serves: %s", error)
-        self._show()
 
     def _show(self) -> None:
         if (published := self._publication()) != self.published.value:
@@ -498,7 +540,7 @@ class Conductor:
 
     def _orders(self) -> Orders:
         needed = tuple(model.version for model in self._table.held)
-        return Orders(needed, tuple(self._wanted.values()))
+        return Orders(needed, self._preparations.wanted)
 
     def _publication(self) -> Published:
         held = [model.version.version for model in self._table.held]
@@ -528,6 +570,20 @@ class Conductor:
         }
 
 
+def _numbers(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict without its sentence: those that count are among the reasons."""
+    return {"metric": verdict.metric, "outcome": verdict.outcome, **verdict.numbers}
+
+
 def window_of(table: Table) -> tuple[int, int] | None:
     """Return which step of which rollout a table belongs to; None if there's no rollout."""
     return (table.rollout.number, table.rollout.step) if table.rollout is not None else None
+
+
+def _without(done: Sequence[Write], writes: tuple[Write, ...]) -> tuple[Write, ...]:
+    """Return what is left to do; a table that was adopted meanwhile may lack what is done."""
+    at = 0
+    for write in done:
+        if writes[at : at + 1] == (write,):
+            at += 1
+    return writes[at:]

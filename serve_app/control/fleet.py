@@ -41,6 +41,11 @@ class Fleet:
             del self._reports[worker], self._until[worker]
         return bool(gone)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no worker has a lease."""
+        return not self._reports
+
     def holds(self, version: str) -> bool:
         """Whether there are workers, and all of them hold this version."""
         return bool(self._reports) and all(

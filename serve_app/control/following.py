@@ -41,17 +41,22 @@ def keep_following(
     ask: Ask[T],
     use: Callable[[T], Awaitable[None]],
     lost: Callable[[], None] = lambda: None,
-    known: int | None = None,
+    again: asyncio.Event | None = None,
 ) -> asyncio.Task[None]:
-    """Start to call `use` with all that comes; `lost` when the controller didn't answer."""
+    """Start to call `use` with all that comes; `lost` when the controller didn't answer.
 
-    async def follow(known: int | None) -> None:
+    Once `again` is set, the poll under way is given up, and the controller asked anew.
+    """
+
+    async def follow() -> None:
+        known: int | None = None
         while True:
             try:
                 async with asyncio.timeout(ASK_TIMEOUT_S):
-                    news = await ask(known)
-                await use(news.value)
-                known = news.revision
+                    news = await _unless(again, ask(known))
+                if news is not None:
+                    await use(news.value)
+                    known = news.revision
             except (RayError, RayServeException, TimeoutError) as error:
                 logger.debug("no news of the controller: %s", error)
                 lost()
@@ -62,7 +67,21 @@ def keep_following(
 
     # An empty context: this outlives the request that happens to be the first.
     loop = asyncio.get_running_loop()
-    return loop.create_task(follow(known), context=contextvars.Context())
+    return loop.create_task(follow(), context=contextvars.Context())
+
+
+async def _unless(again: asyncio.Event | None, answer: Awaitable[T]) -> T | None:
+    """Return the answer, or None as soon as `again` is set."""
+    if again is None:
+        return await answer
+    asked, called = asyncio.ensure_future(answer), asyncio.ensure_future(again.wait())
+    try:
+        await asyncio.wait({asked, called}, return_when=asyncio.FIRST_COMPLETED)
+        again.clear()
+        return asked.result() if asked.done() else None
+    finally:
+        asked.cancel()
+        called.cancel()
 
 
 def handle_ask(method: Any, *arguments: Callable[[], Any]) -> Ask[Any]:

@@ -6,7 +6,6 @@ One small JSON file a model, beside the copies of its versions, whole or not the
 import hashlib
 import json
 import logging
-import os
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -41,9 +40,10 @@ def remember(settings: Settings, table: Table) -> None:
         "champion": asdict(table.champion.version),
         "unrecorded": [asdict(write) for write in table.unrecorded],
     }
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as scratch:
-        json.dump(content, scratch)
-    os.replace(scratch.name, file)  # noqa: PTH105  # atomic
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        scratch = Path(folder) / "table"
+        scratch.write_text(json.dumps(content))
+        scratch.replace(file)  # whole or not at all
 
 
 def recall(settings: Settings) -> Remembered | None:
@@ -82,5 +82,9 @@ def fallback(seed: Table, settings: Settings) -> Table:
 
 def _file(settings: Settings) -> Path:
     ModelCache(settings.cache_dir)  # sees to it that the directory is this user's own
-    name = hashlib.sha256(settings.model_name.encode()).hexdigest()[:32]
+    # Versions of one name in two registries have nothing to do with each other.
+    is_local = settings.model_served == "local"
+    place = settings.model_dir if is_local else settings.mlflow_tracking_uri
+    named = json.dumps([settings.model_served, str(place), settings.model_name])
+    name = hashlib.sha256(named.encode()).hexdigest()[:32]
     return settings.cache_dir / "tables" / f"{name}.json"

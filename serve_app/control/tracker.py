@@ -12,7 +12,7 @@ import requests
 
 from contract import names, tracking
 from contract.tracking import MlflowUnreachableError
-from serve_app.control.conductor import ChampionMovedError, Seen
+from serve_app.control.conductor import ChampionMovedError, RejectedError, Seen
 from serve_app.model_errors import UnservableModelError
 from serve_app.models import registry
 from serve_app.models.served import ServedVersion
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WHO = "RolloutController"
+
+LOCK_WAIT_S = 10.0
+"""Well below what one call may take in all, so that nobody is left who moves an alias too late."""
+
+_FINAL = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
+"""MLflow's codes for what it will refuse as often as it is asked."""
 
 
 class MlflowTracker:
@@ -65,18 +71,18 @@ class MlflowTracker:
         def promote(client: MlflowClient) -> None:
             try:
                 self._promoter(client).promote_challenger(version, judged_against, reason, who=WHO)
-            except (
-                promotion.ChampionMovedError,
-                promotion.ChallengerDroppedError,
-                NoSuchVersionError,
-            ) as error:
-                raise ChampionMovedError from error
+            except promotion.ChampionMovedError as error:
+                raise ChampionMovedError("the champion was moved by hand meanwhile") from error
+            except promotion.ChallengerDroppedError as error:
+                raise ChampionMovedError("the alias challenger was moved meanwhile") from error
+            except NoSuchVersionError as error:
+                raise ChampionMovedError("the version was deleted meanwhile") from error
 
         self._asked(promote)
 
     def _look(self, client: MlflowClient) -> Seen:
         registered = client.get_registered_model(self._name)
-        if not self._has_said_rollouts:
+        if not self._has_said_rollouts or names.TAG_ROLLOUTS not in registered.tags:
             said = "on" if self._settings.rollout.enabled else "off"
             if registered.tags.get(names.TAG_ROLLOUTS) != said:
                 client.set_registered_model_tag(self._name, names.TAG_ROLLOUTS, said)
@@ -93,6 +99,8 @@ class MlflowTracker:
             self._promoter(client).drop_challenger(
                 write.version, write.key, write.value.splitlines()
             )
+        elif write.kind == "take_back":
+            self._promoter(client).take_back(write.version, write.key, write.value, who=WHO)
         elif write.kind == "model_tag":
             value = write.value[: names.LONGEST_TAG]
             client.set_registered_model_tag(self._name, write.key, value)
@@ -104,7 +112,8 @@ class MlflowTracker:
         from contract.promotion import Promoter  # noqa: PLC0415
         from contract.registry import Registry  # noqa: PLC0415
 
-        return Promoter(Registry(client, self._name), PromotionLock(client, self._name))
+        lock = PromotionLock(client, self._name, wait_s=LOCK_WAIT_S)
+        return Promoter(Registry(client, self._name), lock)
 
     def _asked(self, ask: Callable[[MlflowClient], T]) -> T:
         """Return what `ask` returns, within a bounded time, its failures as one of ours."""
@@ -117,10 +126,15 @@ class MlflowTracker:
             try:
                 return ask(self._client)
             except (MlflowException, requests.RequestException) as error:
+                if getattr(error, "error_code", None) in _FINAL:
+                    raise RejectedError(_first_line(error)) from error
                 self._client = None  # which is probed first, before it is used again
-                reason = str(error).strip().splitlines()[0]
-                raise MlflowUnreachableError(f"MLflow failed: {reason}") from error
+                raise MlflowUnreachableError(f"MLflow failed: {_first_line(error)}") from error
             except OSError as error:
                 raise UnservableModelError(f"no copy could be kept: {error}") from error
 
         return tracking.in_time(in_thread)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

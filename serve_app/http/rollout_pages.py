@@ -1,10 +1,11 @@
 """Routes beside the predictions: the rollout to look at and to act on, and true values."""
 
 from collections.abc import Awaitable, Callable
+from math import isfinite
 from typing import Any, Final, Literal, TypeVar
 
 import orjson
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic import Field, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,8 +23,6 @@ MOST_BYTES: Final = 256 * 1024
 MOST_VALUES: Final = 1_000
 """True values in one body: for larger requests none are kept."""
 
-Value = StrictBool | StrictInt | StrictFloat | StrictStr
-
 
 class Command(Strict):
     """What a person wants done with the rollout."""
@@ -36,7 +35,8 @@ class TrueValue(Strict):
     """What was true of the records of one request."""
 
     request_id: str = Field(pattern=r"^[ -~]{1,200}$")
-    value: Value | tuple[Value | None, ...]
+    value: Any
+    """One value, or a list of one for each record, None where it isn't known."""
 
 
 T = TypeVar("T", bound=Strict)
@@ -81,15 +81,17 @@ class RolloutPages:
     async def feedback(self, request: Request) -> Response:
         """Take a true value."""
         given = await self._read(request, TrueValue)
-        values = given.value if isinstance(given.value, tuple) else (given.value,)
-        if not 1 <= len(values) <= MOST_VALUES:
-            raise InvalidBodyError(f"value: must hold 1 to {MOST_VALUES} values, one a record")
+        values = tuple(given.value) if isinstance(given.value, list) else (given.value,)
+        if given.value is None or not 1 <= len(values) <= MOST_VALUES:
+            raise InvalidBodyError(f"value: must be one value, or a list of 1 to {MOST_VALUES}")
         for at, value in enumerate(values):
             self._check(value, at)
         state = await self._label(Label(given.request_id, values))
         return _json({"state": state}, 202)
 
     def _check(self, value: Any, at: int) -> None:
+        if isinstance(value, float) and not isfinite(value):
+            raise InvalidBodyError(f"value {at}: must fit into a 64-bit float")
         if value is not None and type(value) not in self._types:
             names = " or ".join(sorted({_NAMES[one] for one in self._types}))
             raise InvalidBodyError(
@@ -106,6 +108,8 @@ class RolloutPages:
         except body.ClientGoneError:
             raise ClientDisconnect from None
         document = strict_json.loads_unique(content)
+        if not isinstance(document, dict):
+            raise InvalidBodyError("the body must be an object")
         try:
             return form.model_validate(document)
         except ValidationError as error:

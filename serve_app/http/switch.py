@@ -1,5 +1,6 @@
 """Which version's routes answer a request: the switch between applications."""
 
+import random
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -10,6 +11,8 @@ from serve_app.rollouts.assignment import is_challenger
 
 CLIENT_ID: Final = b"x-client-id"
 """The header by which a client stays with one version through a rollout."""
+
+_ids = random.Random()
 
 
 class Switch:
@@ -54,4 +57,7 @@ def _key(scope: Scope) -> bytes:
         if name == CLIENT_ID and value:
             return bytes(value)
     request_id = scope.get(REQUEST_ID)
-    return request_id if isinstance(request_id, bytes) else b""
+    if isinstance(request_id, bytes):
+        return request_id
+    named = (bytes(value) for name, value in scope["headers"] if name == b"x-request-id")
+    return next(named, None) or _ids.randbytes(8)  # without `front.Front`, nobody has made an id

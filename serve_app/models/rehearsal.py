@@ -5,6 +5,7 @@ model is like in one line of JSON; the parent reads the signature itself.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -16,9 +17,6 @@ from serve_app.model_errors import ModelError, UnservableModelError
 from serve_app.models import model_files
 from serve_app.models.served import ServedModel, ServedVersion, describe
 
-TIMEOUT_S: Final = 60.0
-"""Longest that a child may take: most of it is for importing scikit-learn on a busy machine."""
-
 _REFUSED: Final = 2
 _MOST_SAID: Final = 500
 
@@ -26,8 +24,8 @@ _MOST_SAID: Final = 500
 async def rehearse(
     version: ServedVersion,
     directory: Path,
-    extra_trusted_types: tuple[str, ...] = (),
-    timeout_s: float = TIMEOUT_S,
+    extra_trusted_types: tuple[str, ...],
+    timeout_s: float,
 ) -> ServedModel:
     """Return what a version's clients need to know of it, found out in a child process.
 
@@ -35,29 +33,19 @@ async def rehearse(
     or takes longer than `timeout_s`.
     """
     asked = json.dumps([str(directory), extra_trusted_types, version.expected])
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "serve_app.models.rehearsal",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
     try:
-        async with asyncio.timeout(timeout_s):
-            said, complaints = await child.communicate(asked.encode())
+        code, said, complaints = await _ask_child(asked.encode(), timeout_s)
     except TimeoutError as error:
         raise UnservableModelError(
             f"not loaded and tried within {timeout_s:g} s: it may never return"
         ) from error
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-    if child.returncode == 0:
+    except OSError as error:
+        raise UnservableModelError(f"no process could be started to try it: {error}") from error
+    if code != 0:
+        raise UnservableModelError(_reason(code, said, complaints))
+    signature, example = model_files.head(directory)
+    try:
         facts = json.loads(said.decode().splitlines()[-1])
-        signature, example = model_files.head(directory)
         return ServedModel(
             version,
             signature,
@@ -66,17 +54,48 @@ async def rehearse(
             labels=_tuple(facts["labels"]),
             result_type=facts["result_type"],
         )
-    raise UnservableModelError(_reason(child.returncode or 0, said, complaints))
+    except (ValueError, LookupError, TypeError) as error:
+        raise UnservableModelError(
+            "loading and trying it ended its process before it said what it is like"
+        ) from error
+
+
+async def _ask_child(asked: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
+    """Return how a child ended, and what it has written; none of its own children outlives it."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "serve_app.models.rehearsal",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            said, complaints = await child.communicate(asked)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        await child.wait()
+    return child.returncode or 0, said, complaints
 
 
 def _reason(code: int, said: bytes, complaints: bytes) -> str:
-    if code == _REFUSED:
-        return said.decode(errors="replace").strip()
+    if code == _REFUSED and (reason := said.decode(errors="replace").strip()):
+        return reason
     if code < 0:
-        name = signal.Signals(-code).name
-        return f"loading and trying it ended its process by {name}"
+        return f"loading and trying it ended its process by {_signal_name(-code)}"
     last = complaints.decode(errors="replace").strip()[-_MOST_SAID:]
     return f"loading and trying it ended its process with code {code}: {last}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {number}"
 
 
 def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:

@@ -98,7 +98,13 @@ class Policy(Strict):
     quality: Tolerance = Field(
         default=Tolerance(fail_above=0.52, pass_below=0.55),
         description="Share of labelled requests for which the challenger is further from the "
-        "true value; ties count half",
+        "true value, or predicts more wrong labels; ties count half",
+    )
+    quality_distance: float = Field(
+        default=0.02,
+        ge=0,
+        description="Further is by more than this many standard deviations of the champion's "
+        "predictions; less is a tie",
     )
     quality_required: bool = Field(
         default=False, description="true: a step needs labels, and a pass on quality"

@@ -337,6 +337,7 @@ def test_promotion_of_a_challenger_that_dies_at_any_write_is_finished_by_the_nex
 def test_next_move_finishes_the_record_of_one_that_was_cut_off(mlflow_client: MlflowClient) -> None:
     """A rollout that died when `champion` had moved, then a move by hand: no gap."""
     made = two(mlflow_client, "roll-settled")
+    begin(mlflow_client, "roll-settled", "2")
     made.promote_candidate(candidate(mlflow_client, "c"), "1", "passed")
     with pytest.raises(ConnectionAbortedError):
         dying(made, 3).promote_challenger("2", "1", "no worse")

@@ -41,7 +41,7 @@ def walked(train: Train, write_config: WriteConfig, mlflow_client: MlflowClient)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == (
         "walked version 2 is challenger now: the rollout decides whether it becomes champion "
-        "(GET /admin/rollout)"
+        "(python -m serve_app rollout status)"
     )
     return second
 

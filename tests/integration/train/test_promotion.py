@@ -102,6 +102,19 @@ def test_rollback_swaps_the_two_aliases_and_is_recorded(mlflow_client: MlflowCli
     assert_record_agrees(mlflow_client, "swap")
 
 
+def test_numbers_of_moves_grow_though_those_of_the_lock_begin_anew(
+    mlflow_client: MlflowClient,
+) -> None:
+    """As after `mlflow gc`, which forgets the lock's experiments: no record is overwritten."""
+    made = promoter(mlflow_client, "forgotten")
+    made.promote_candidate(candidate(mlflow_client, "a"), None, "passed")
+    made.promote_candidate(candidate(mlflow_client, "b"), "1", "passed")
+    anew = replace(made, lock=PromotionLock(mlflow_client, "forgotten-anew"))
+    anew.roll_back("slow answers")
+    assert [move.number for move in record(mlflow_client, "forgotten")] == [1, 2, 3]
+    assert_record_agrees(mlflow_client, "forgotten")
+
+
 def test_version_that_was_rolled_back_is_not_promoted_again_by_a_job(
     mlflow_client: MlflowClient,
 ) -> None:

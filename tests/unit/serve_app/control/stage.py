@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from dataclasses import dataclass, field
@@ -105,6 +106,9 @@ class FakeMlflow:
             self.model_tags[write.key] = write.value
         elif write.kind == "version_tag":
             self.tags(write.version)[write.key] = write.value
+        elif write.kind == "take_back":
+            if self.aliases[names.CHAMPION] == write.version:
+                self.aliases[names.CHAMPION] = write.key
         else:
             self.tags(write.version)[names.TAG_ROLLOUT_OUTCOME] = write.key
             self.tags(write.version)[names.TAG_ROLLOUT_REASONS] = write.value
@@ -114,7 +118,7 @@ class FakeMlflow:
         """Move the alias `champion`."""
         self._answer("promote")
         if self.aliases.get(names.CHAMPION) not in (version, judged_against):
-            raise ChampionMovedError
+            raise ChampionMovedError("the champion was moved by hand meanwhile")
         self.promotions.append((version, judged_against, reason))
         self.aliases[names.PREVIOUS] = self.aliases[names.CHAMPION]
         self.aliases[names.CHAMPION] = version
@@ -173,12 +177,14 @@ class Stage:
         self.faults: dict[str, str] = {}
         self.rehearsed: list[str] = []
         self.kept: list[Table] = []
+        self.is_disk_full = False
+        self._reports: dict[str, Report] = {}
         self.conductor = Conductor(
             table or Table(1, model_of("1")),
             policy,
             self.mlflow,
             self._rehearse,
-            self.kept.append,
+            self._keep,
             self.clock,
         )
         self.report("a")
@@ -190,18 +196,29 @@ class Stage:
             raise UnservableModelError(self.faults[version.version])
         return self.models.get(version.version) or model_of(version.version)
 
+    def _keep(self, table: Table) -> None:
+        if self.is_disk_full:
+            raise OSError("no space left on device")
+        self.kept.append(table)
+
     def report(
         self, worker: str, held: frozenset[str] = ALL, failed: dict[str, str] | None = None
     ) -> None:
         """Let a worker say what it holds."""
-        self.conductor.report(worker, Report((worker, 1, "secret"), held, failed or {}))
+        self._reports[worker] = Report((worker, 1, "secret"), held, failed or {})
+        self.conductor.report(worker, self._reports[worker])
+
+    def go_on(self, seconds: float) -> None:
+        """Let time pass in which the workers report as before."""
+        self.clock.go_on(seconds)
+        for worker, report in self._reports.items():
+            self.conductor.report(worker, report)
 
     @property
     def table(self) -> Table:
         """What ingresses were told last."""
         return self.conductor.published.value.table
 
-    @property
     def serving(self) -> tuple[str, str | None, float]:
         """The champion, the challenger, and its weight, as ingresses were told last."""
         challenger = self.table.challenger
@@ -210,6 +227,10 @@ class Stage:
             challenger.version.version if challenger is not None else None,
             self.table.weight,
         )
+
+    def workers(self) -> list[str]:
+        """The workers that ingresses were told of last."""
+        return [name for name, _, _ in self.conductor.published.value.workers]
 
     @property
     def status(self) -> dict[str, Any]:
@@ -220,7 +241,7 @@ class Stage:
         """Name a challenger, and let its rollout begin."""
         self.mlflow.aliases[names.CHALLENGER] = version
         await self.conductor.poll()
-        assert self.serving[1] == version
+        assert self.serving()[1] == version
         await self.conductor.poll()
 
     def observe(self, evidence: Evidence) -> None:
@@ -231,6 +252,12 @@ class Stage:
 
     def pass_step(self) -> None:
         """Let a step's time pass with nothing but good to be seen, and decide."""
-        self.clock.go_on(MIN_S)
+        self.go_on(MIN_S)
         self.observe(GOOD)
         self.conductor.tick()
+
+    async def promoted(self) -> None:
+        """Let a promotion that was started come to its end."""
+        async with asyncio.timeout(HANG_LIMIT_S):
+            while self.table.rollout is not None:
+                await asyncio.sleep(0.001)

@@ -7,7 +7,7 @@ import pytest
 
 from contract import names
 from contract.tracking import MlflowUnreachableError
-from serve_app.control.conductor import FETCHES, PREPARE_S
+from serve_app.control.conductor import FETCHES, LOAD_TIMEOUT_S
 from serve_app.model_errors import UnservableModelError
 from serve_app.rollouts.policy import Policy
 from tests.unit.serve_app.control.stage import ALL, POLICY, Stage, model_of
@@ -31,7 +31,7 @@ def test_a_moved_champion_is_followed() -> None:
         stage = Stage()
         stage.mlflow.aliases[names.CHAMPION] = "2"
         await stage.conductor.poll()
-        assert stage.serving == ("2", None, 0.0)
+        assert stage.serving() == ("2", None, 0.0)
         assert stage.table.previous == model_of("1")
         needed = stage.conductor.orders.value.needed
         assert [one.version for one in needed] == ["2", "1"]
@@ -48,7 +48,7 @@ def test_the_way_back_needs_no_preparation() -> None:
         for version in ("2", "1"):
             stage.mlflow.aliases[names.CHAMPION] = version
             await stage.conductor.poll()
-        assert stage.serving == ("1", None, 0.0)
+        assert stage.serving() == ("1", None, 0.0)
         assert stage.table.previous == model_of("2")
         assert stage.rehearsed == ["2"]
 
@@ -81,10 +81,32 @@ def test_a_version_waits_until_every_worker_holds_it(alias: str) -> None:
         poll = asyncio.create_task(stage.conductor.poll())
         await is_ordered(stage, "2")
         stage.conductor.tick()
-        assert stage.serving == ("1", None, 0.0)
+        assert stage.serving() == ("1", None, 0.0)
         stage.report("b", frozenset("12"))
         await poll
-        assert stage.serving != ("1", None, 0.0)
+        assert stage.serving() != ("1", None, 0.0)
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_came_since_is_waited_for() -> None:
+    """Some time may pass between the last worker's report and the next look at the aliases."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.report("b", frozenset("1"))
+        stage.mlflow.aliases[names.CHAMPION] = "2"
+        poll = asyncio.create_task(stage.conductor.poll())
+        await is_ordered(stage, "2")
+        poll.cancel()
+        stage.report("b")
+        await asyncio.sleep(0.15)
+        stage.report("c", frozenset("1"))
+        await stage.conductor.poll()
+        assert stage.serving() == ("1", None, 0.0)
+        stage.report("c")
+        await stage.conductor.poll()
+        assert stage.serving() == ("2", None, 0.0)
 
     asyncio.run(scenario())
 
@@ -103,7 +125,7 @@ def test_a_worker_that_died_holds_up_no_version() -> None:
         stage.clock.go_on(2.0)
         stage.conductor.tick()
         await poll
-        assert stage.serving == ("2", None, 0.0)
+        assert stage.serving() == ("2", None, 0.0)
 
     asyncio.run(scenario())
 
@@ -151,7 +173,7 @@ def test_a_version_that_cannot_be_served_gets_no_traffic(
         spoil(stage)
         stage.mlflow.aliases[alias] = "2"
         await stage.conductor.poll()
-        assert stage.serving == ("1", None, 0.0)
+        assert stage.serving() == ("1", None, 0.0)
         assert reason in stage.status["refused"]["2"]
         assert stage.conductor.orders.value.wanted == ()
         await stage.conductor.poll()
@@ -169,10 +191,10 @@ def test_a_version_that_is_not_loaded_in_time_is_refused() -> None:
         stage.mlflow.aliases[names.CHAMPION] = "2"
         poll = asyncio.create_task(stage.conductor.poll())
         await is_ordered(stage, "2")
-        stage.clock.go_on(PREPARE_S + 1)
+        stage.clock.go_on(LOAD_TIMEOUT_S + 1)
         await poll
         assert "not loaded by every worker within 60 s" in stage.status["refused"]["2"]
-        assert stage.serving == ("1", None, 0.0)
+        assert stage.serving() == ("1", None, 0.0)
 
     asyncio.run(scenario())
 
@@ -224,7 +246,7 @@ def test_who_names_a_refused_version_again_wants_it_tried_again() -> None:
         for version in ("1", "2"):
             stage.mlflow.aliases[names.CHAMPION] = version
             await stage.conductor.poll()
-        assert stage.serving == ("2", None, 0.0)
+        assert stage.serving() == ("2", None, 0.0)
         assert stage.status["refused"] == {}
 
     asyncio.run(scenario())
@@ -239,7 +261,7 @@ def test_a_refused_champion_holds_up_no_challenger() -> None:
         stage.mlflow.aliases |= {names.CHAMPION: "2", names.CHALLENGER: "3"}
         for _ in range(2):
             await stage.conductor.poll()
-        assert stage.serving[:2] == ("1", "3")
+        assert stage.serving()[:2] == ("1", "3")
 
     asyncio.run(scenario())
 
@@ -256,7 +278,7 @@ def test_a_version_that_cannot_be_fetched_is_refused_at_the_third_time() -> None
         assert stage.status["refused"] == {}
         await stage.conductor.poll()
         assert stage.status["refused"] == {"2": "404: no such artifact"}
-        assert stage.serving == ("1", None, 0.0)
+        assert stage.serving() == ("1", None, 0.0)
 
     asyncio.run(scenario())
 
@@ -272,7 +294,7 @@ def test_fetches_in_vain_count_in_a_row() -> None:
             await stage.conductor.poll()
         stage.mlflow.unresolved.clear()
         await stage.conductor.poll()
-        assert stage.serving == ("2", None, 0.0)
+        assert stage.serving() == ("2", None, 0.0)
 
     asyncio.run(scenario())
 
@@ -290,7 +312,7 @@ def test_while_mlflow_is_down_no_version_is_refused() -> None:
         assert stage.status["mlflow"] == "does not answer: connection refused"
         stage.mlflow.come_back()
         await stage.conductor.poll()
-        assert stage.serving == ("2", None, 0.0)
+        assert stage.serving() == ("2", None, 0.0)
         assert stage.status["mlflow"] == "answers"
 
     asyncio.run(scenario())
@@ -303,7 +325,7 @@ def test_without_an_alias_all_goes_on() -> None:
         stage = Stage()
         stage.mlflow.aliases.clear()
         await stage.conductor.poll()
-        assert stage.serving == ("1", None, 0.0)
+        assert stage.serving() == ("1", None, 0.0)
 
     asyncio.run(scenario())
 
@@ -316,9 +338,9 @@ def test_a_worker_without_all_versions_is_not_named_to_ingresses() -> None:
         stage.mlflow.aliases[names.CHAMPION] = "2"
         await stage.conductor.poll()
         stage.report("c", frozenset("2"))
-        assert [one[0] for one in stage.conductor.published.value.workers] == ["a", "b"]
+        assert stage.workers() == ["a", "b"]
         stage.report("c", ALL)
-        assert [one[0] for one in stage.conductor.published.value.workers] == ["a", "b", "c"]
+        assert stage.workers() == ["a", "b", "c"]
 
     asyncio.run(scenario())
 
@@ -330,7 +352,7 @@ def test_where_rollouts_are_off_a_challenger_is_none() -> None:
         stage = Stage(Policy(enabled=False, steps=POLICY.steps))
         stage.mlflow.aliases[names.CHALLENGER] = "2"
         await stage.conductor.poll()
-        assert stage.serving == ("1", None, 0.0)
+        assert stage.serving() == ("1", None, 0.0)
         assert stage.rehearsed == []
 
     asyncio.run(scenario())
@@ -347,7 +369,7 @@ def test_a_poll_holds_up_neither_ticks_nor_aborts() -> None:
         await asyncio.to_thread(stage.mlflow.entered.wait, SOON_S)
         stage.conductor.tick()
         stage.conductor.command("abort", "no")
-        assert stage.serving == ("1", None, 0.0)
+        assert stage.serving() == ("1", None, 0.0)
         stage.mlflow.let_go()
         await poll
 

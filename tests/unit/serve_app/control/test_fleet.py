@@ -13,9 +13,7 @@ def address(worker: str) -> Address:
 
 def report(worker: str, *held: str, **failed: str) -> Report:
     """What a worker says; `failed` are reasons by version, with a letter before the number."""
-    return Report(
-        address(worker), frozenset(held), {name[1:]: why for name, why in failed.items()}
-    )
+    return Report(address(worker), frozenset(held), {name[1:]: why for name, why in failed.items()})
 
 
 def fleet(**held: str) -> Fleet:

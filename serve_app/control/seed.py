@@ -1,0 +1,38 @@
+"""The table that a start begins with: the registry's champion, or what this node served last."""
+
+import logging
+import time
+
+from contract.tracking import MlflowUnreachableError
+from serve_app.control import memory
+from serve_app.model_errors import NoSuchModelError, UnservableModelError
+from serve_app.models import registry
+from serve_app.models.served import describe
+from serve_app.routing import Table
+from serve_app.settings import Settings
+
+logger = logging.getLogger("ray.serve")
+
+
+def seed(settings: Settings) -> Table:
+    """Return the table to begin with.
+
+    If MLflow doesn't answer, or its champion can't be served, that is what this node served last.
+    Raises MlflowUnreachableError, ModelError if it has served nothing.
+    """
+    epoch = int(time.time() * 1000)
+    remembered = memory.recall(settings)
+    unrecorded = remembered.unrecorded if remembered is not None else ()
+    try:
+        version = registry.resolve(settings)
+        model = describe(version, registry.load(version, settings))
+        return Table(epoch, model, unrecorded=unrecorded)
+    except NoSuchModelError:
+        raise
+    except (MlflowUnreachableError, UnservableModelError) as error:
+        if remembered is None:
+            raise
+        last = remembered.champion
+        logger.warning("%s; version %s, which was served last, is served", error, last.version)
+        model = describe(last, registry.load(last, settings))
+        return Table(epoch, model, unrecorded=unrecorded, is_from_cache=True)

@@ -1,0 +1,49 @@
+"""A system that the modules of this folder share, in front of the shared MLflow server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests import mlflow_relay, running, stage
+from tests.odd_models import Line
+from tests.stage import Stage
+
+PAUSE_S = 0.002
+"""How long the first champion takes, so that another can be slower by a factor."""
+
+
+@pytest.fixture(scope="session")
+def shared_stage(
+    mlflow_server: str, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[Stage]:
+    """A service with short steps."""
+    root = tmp_path_factory.mktemp("rollouts") / "project"
+    with (
+        mlflow_relay.relay(mlflow_server) as relay,
+        stage.stage(
+            root,
+            running.environ(free_port),
+            mlflow_server,
+            relay,
+            "rollouts",
+            Line(1.0, PAUSE_S),
+            stage.with_rollouts(),
+        ) as running_stage,
+    ):
+        yield running_stage
+
+
+@pytest.fixture
+def staged(shared_stage: Stage) -> Iterator[Stage]:
+    """The shared stage, with nothing under way before and after."""
+    yield shared_stage
+    shared_stage.relay.turn("well")
+    if shared_stage.alias("challenger") is not None:
+        shared_stage.client.delete_registered_model_alias(shared_stage.name, "challenger")
+    champion = shared_stage.standing()["champion"]
+    shared_stage.name_as("champion", champion)
+    shared_stage.await_standing(
+        lambda standing: standing["rollout"] is None and not standing["refused"], 30
+    )

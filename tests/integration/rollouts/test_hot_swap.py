@@ -1,0 +1,90 @@
+"""Versions are swapped under traffic, and one that can't be served gets none of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contract import names
+from tests.odd_models import (
+    AlwaysMissing,
+    AlwaysRaising,
+    Crashing,
+    Forgetful,
+    Hanging,
+    Line,
+)
+from tests.stage import LOAD_TIMEOUT_S, Stage
+
+REFUSED_S = LOAD_TIMEOUT_S + 10.0
+
+
+def test_a_champion_moved_by_hand_is_followed_and_nothing_is_lost(staged: Stage) -> None:
+    """There and back again, each within 10 s; the way back is short, as the old one stays warm."""
+    first = staged.standing()["champion"]
+    second = staged.add(Line(2.0))
+    with staged.traffic() as traffic:
+        staged.name_as(names.CHAMPION, second)
+        staged.await_champion(second)
+        assert staged.standing()["previous"] == first
+        staged.name_as(names.CHAMPION, first)
+        staged.await_champion(first)
+        time.sleep(1.0)
+        ledger = traffic.stop().check()
+    assert set(ledger.right) == {f"{first} champion", f"{second} champion"}
+
+
+def flip_a_bit(directory: Path) -> None:
+    """Spoil the model's file."""
+    file = directory / names.MODEL_FILE
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def lose_the_model(directory: Path) -> None:
+    """Leave the file out."""
+    (directory / names.MODEL_FILE).unlink()
+
+
+def nothing(directory: Path) -> None:
+    """Leave all as it is."""
+
+
+@pytest.mark.parametrize(
+    ("estimator", "change", "column", "why"),
+    [
+        (Line(3.0), flip_a_bit, "x", "not a readable skops file"),
+        (Line(3.0), lose_the_model, "x", names.MODEL_FILE),
+        (AlwaysRaising(3.0), nothing, "x", "never"),
+        (AlwaysMissing(3.0), nothing, "x", "no finite number"),
+        (Line(3.0), nothing, "other", "signature"),
+        (Crashing(3.0), nothing, "x", "SIGSEGV"),
+        (Hanging(3.0), nothing, "x", f"within {LOAD_TIMEOUT_S:g} s"),
+    ],
+)
+def test_a_version_that_cannot_be_served_never_gets_traffic(
+    staged: Stage, estimator: Line, change: Callable[[Path], None], column: str, why: str
+) -> None:
+    """The old champion goes on; `/model` and the version's tags say why."""
+    champion = staged.standing()["champion"]
+    version = staged.add(estimator, change, column)
+    with staged.traffic() as traffic:
+        staged.name_as(names.CHAMPION, version)
+        standing = staged.await_standing(lambda one: version in one["refused"], REFUSED_S)
+        ledger = traffic.stop().check()
+    assert set(ledger.right) == {f"{champion} champion"}
+    assert why in standing["refused"][version]
+    staged.await_standing(lambda one: not one["unrecorded"], 10)
+    assert staged.tags(version)[names.TAG_REFUSED] == standing["refused"][version]
+
+
+def test_a_version_that_predicts_otherwise_than_in_training_is_refused(staged: Stage) -> None:
+    """Its input example is replayed, and compared with what training recorded."""
+    version = staged.add(Forgetful(3.0), tags={names.TAG_EXAMPLE_PREDICTION: "[1.5]"})
+    staged.name_as(names.CHAMPION, version)
+    standing = staged.await_standing(lambda one: version in one["refused"], REFUSED_S)
+    assert "training recorded [1.5]" in standing["refused"][version]

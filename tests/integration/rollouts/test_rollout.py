@@ -1,0 +1,186 @@
+"""A challenger is walked through its rollout by real traffic: to the end, or back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from contract import names
+from tests import running
+from tests.integration.rollouts.conftest import PAUSE_S
+from tests.odd_models import Crashing, Line, Missing, Raising, Shifted
+from tests.stage import WEIGHTS, Stage
+
+MOST_LIVE_STEP = 1
+"""A bad version is stopped at this step, of 5% of the clients, or before."""
+
+
+def decisions(stage: Stage, version: str) -> list[dict[str, object]]:
+    """What MLflow has on record of a version's rollouts, in order."""
+    tags = sorted(stage.tags(version).items())
+    return [json.loads(text) for key, text in tags if key.startswith(names.TAG_ROLLOUT_DECISION)]
+
+
+def test_a_good_challenger_becomes_champion_and_nothing_is_lost(staged: Stage) -> None:
+    """Step by step; each client goes over once, at most, and never back."""
+    first = staged.standing()["champion"]
+    second = staged.add(Line(1.001, PAUSE_S))
+    with staged.traffic() as traffic:
+        staged.name_as(names.CHALLENGER, second)
+        end = staged.await_end(second)
+        staged.await_champion(second)
+        ledger = traffic.stop().check()
+    assert (end["outcome"], staged.standing()["previous"]) == (names.PROMOTED, first)
+    assert staged.alias(names.CHAMPION) == second
+    assert staged.alias(names.PREVIOUS) == first
+    assert staged.alias(names.CHALLENGER) is None
+    assert set(ledger.right) == {f"{first} champion", f"{second} challenger", f"{second} champion"}
+    assert all(moves in ([first], [first, second], [second]) for moves in ledger.moves.values())
+    on_record = decisions(staged, second)
+    actions = ["begin", *["advance"] * (len(WEIGHTS) - 1), names.PROMOTED]
+    assert [one["action"] for one in on_record] == actions
+    assert staged.tags(second)[names.TAG_ROLLOUT_OUTCOME] == names.PROMOTED
+
+
+@pytest.mark.parametrize(
+    ("challenger", "metric", "most_touched"),
+    [
+        (Raising(1.0, PAUSE_S), "errors", 300),
+        (Missing(1.0, PAUSE_S), "missing", 300),
+        (Line(1.0, 3 * PAUSE_S), "time", 300),
+        (Shifted(1.0, PAUSE_S), "shift", 0),
+    ],
+)
+def test_a_bad_challenger_is_rolled_back(
+    staged: Stage, challenger: Line, metric: str, most_touched: int
+) -> None:
+    """Whatever is wrong with it, by 5% of the clients at the latest, with the reason on record."""
+    champion = staged.standing()["champion"]
+    version = staged.add(challenger)
+    with staged.traffic(may_fail=[version]) as traffic:
+        staged.name_as(names.CHALLENGER, version)
+        end = staged.await_end(version)
+        ledger = traffic.stop().check()
+    assert end["outcome"] == names.ABORTED
+    assert any(reason.startswith(f"{metric}: ") for reason in end["reasons"]), end
+    assert ledger.touched(version) <= most_touched
+    last = decisions(staged, version)[-1]
+    assert last["action"] == names.ABORTED
+    assert last["step"] in range(MOST_LIVE_STEP + 1)
+    assert staged.tags(version)[names.TAG_ROLLOUT_REASONS] == "\n".join(end["reasons"])
+    assert staged.alias(names.CHALLENGER) is None
+    assert staged.alias(names.CHAMPION) == champion
+
+
+def test_a_challenger_that_crashes_while_it_is_loaded_touches_nobody(staged: Stage) -> None:
+    """It loses its alias, and its tags say why."""
+    version = staged.add(Crashing(3.0))
+    with staged.traffic() as traffic:
+        staged.name_as(names.CHALLENGER, version)
+        running.wait_for(lambda: staged.alias(names.CHALLENGER) is None, 30)
+        ledger = traffic.stop().check()
+    assert ledger.touched(version) == 0
+    tags = staged.tags(version)
+    assert tags[names.TAG_ROLLOUT_OUTCOME] == names.ABORTED
+    assert "SIGSEGV" in tags[names.TAG_ROLLOUT_REASONS]
+
+
+def command(stage: Stage, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m serve_app rollout ...`."""
+    return subprocess.run(
+        [sys.executable, "-m", "serve_app", "rollout", *arguments, "--url", stage.service.url],
+        cwd=running.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+def test_people_pause_resume_and_abort(staged: Stage) -> None:
+    """By the command line; what makes no sense ends with 3 and says why."""
+    nothing = command(staged, "pause")
+    assert (nothing.returncode, "no rollout is under way" in nothing.stderr) == (3, True)
+    version = staged.add(Line(1.0, PAUSE_S))
+    staged.name_as(names.CHALLENGER, version)
+    staged.await_standing(lambda one: one["challenger"] == version, 30)
+    assert command(staged, "pause", "--reason", "to look").returncode == 0
+    staged.await_standing(lambda one: one["rollout"]["paused_at"] is not None, 5)
+    shown = command(staged, "status").stdout
+    assert f"challenger: version {version}, paused" in shown
+    assert "paused already" in command(staged, "pause").stderr
+    assert command(staged, "resume").returncode == 0
+    staged.await_standing(lambda one: one["rollout"]["paused_at"] is None, 5)
+    began = time.monotonic()
+    assert command(staged, "abort", "--reason", "no more").returncode == 0
+    end = staged.await_end(version)
+    assert time.monotonic() - began < 10
+    assert (end["outcome"], end["reasons"]) == (names.ABORTED, ["by hand: no more"])
+    assert f"last rollout: version {version} aborted" in command(staged, "status").stdout
+
+
+def test_people_promote_without_the_steps_left(staged: Stage) -> None:
+    """Nobody has to wait; and one command goes back."""
+    first = staged.standing()["champion"]
+    version = staged.add(Line(1.0, PAUSE_S))
+    staged.name_as(names.CHALLENGER, version)
+    staged.await_standing(lambda one: one["challenger"] == version, 30)
+    assert command(staged, "promote", "--reason", "we know it").returncode == 0
+    staged.await_champion(version)
+    assert staged.alias(names.CHAMPION) == version
+    staged.name_as(names.CHAMPION, first)
+    staged.await_champion(first)
+
+
+def test_a_champion_moved_by_hand_aborts_the_rollout(staged: Stage) -> None:
+    """What the challenger was compared with is gone."""
+    first = staged.standing()["champion"]
+    by_hand, challenger = staged.add(Line(1.0, PAUSE_S)), staged.add(Line(1.0, PAUSE_S))
+    staged.name_as(names.CHALLENGER, challenger)
+    staged.await_standing(lambda one: one["challenger"] == challenger, 30)
+    staged.name_as(names.CHAMPION, by_hand)
+    end = staged.await_end(challenger)
+    assert end["reasons"] == [f"the champion was moved by hand to version {by_hand}"]
+    assert staged.standing()["champion"] == by_hand
+    staged.name_as(names.CHAMPION, first)
+    staged.await_champion(first)
+
+
+def test_the_newest_version_that_waits_is_next(staged: Stage) -> None:
+    """A rollout that is under way goes on meanwhile."""
+    under_way, passed_over, newest = (staged.add(Line(1.0, PAUSE_S)) for _ in range(3))
+    staged.name_as(names.CHALLENGER, under_way)
+    staged.await_standing(lambda one: one["challenger"] == under_way, 30)
+    for version in (passed_over, newest):
+        staged.name_as(names.CHALLENGER, version)
+        staged.await_standing(lambda one: one["waiting"] in (passed_over, newest), 10)
+    assert staged.standing()["challenger"] == under_way
+    assert command(staged, "abort").returncode == 0
+    staged.await_standing(lambda one: one["challenger"] == newest, 30)
+    assert names.TAG_ROLLOUT_OUTCOME not in staged.tags(passed_over)
+    assert command(staged, "abort").returncode == 0
+    staged.await_end(newest)
+
+
+def test_labels_that_come_back_are_compared(staged: Stage) -> None:
+    """Through any ingress, the first label of each request; a version that is further off fails."""
+    version = staged.add(Line(1.3, PAUSE_S))
+    with staged.traffic(per_s=20):
+        staged.name_as(names.CHALLENGER, version)
+        staged.await_standing(lambda one: one["challenger"] == version, 30)
+        command(staged, "pause")
+        for number in range(60):
+            x = 0.1 + number / 50
+            answer = staged.service.post("/stream", {"X": x})
+            label = {"request_id": answer.headers["x-request-id"], "value": x}
+            assert staged.service.post("/feedback", label).json() == {"state": "accepted"}
+            other = {**label, "value": 100.0}
+            assert staged.service.post("/feedback", other).json() == {"state": "duplicate"}
+        end = staged.await_end(version)
+    assert any(reason.startswith("quality: ") for reason in end["reasons"]), end
+    unused = {"request_id": "never", "value": 1.0}
+    assert staged.service.post("/feedback", unused).json() == {"state": "unused"}

@@ -1,0 +1,104 @@
+"""A relay before a real MLflow server that can be told to refuse or to hang."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+from urllib.parse import urlsplit
+
+Mood = Literal["well", "refusing", "hanging"]
+
+HANG_LIMIT_S = 120.0
+
+
+class Relay(socketserver.ThreadingTCPServer):
+    """Passes bytes on, both ways."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.target = target
+        self._mood: Mood = "well"
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self.changed = threading.Event()
+
+    @property
+    def uri(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def mood(self) -> Mood:
+        """What it does with connections."""
+        return self._mood
+
+    def turn(self, mood: Mood) -> None:
+        """Do something else from now on, also with the connections that are open."""
+        self._mood = mood
+        self.changed.set()
+        self.changed = threading.Event()
+        with self._lock:
+            for one in self._open:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def connected(self, client: socket.socket) -> Iterator[socket.socket]:
+        """A connection to the server, both ended when the mood changes."""
+        with socket.create_connection(self.target) as server:
+            with self._lock:
+                self._open |= {client, server}
+            try:
+                yield server
+            finally:
+                with self._lock:
+                    self._open -= {client, server}
+
+
+class _Handler(socketserver.BaseRequestHandler):
+    server: Relay
+
+    def handle(self) -> None:
+        client: socket.socket = self.request
+        if self.server.mood == "refusing":
+            return
+        if self.server.mood == "hanging":
+            self.server.changed.wait(HANG_LIMIT_S)
+            return
+        with contextlib.suppress(OSError), self.server.connected(client) as server:
+            back = threading.Thread(target=_copy, args=(server, client), daemon=True)
+            back.start()
+            _copy(client, server)
+            back.join()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    for one in (source, target):
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def relay(uri: str) -> Iterator[Relay]:
+    """A relay to the server at `uri` that runs inside the `with` block."""
+    parts = urlsplit(uri)
+    assert parts.hostname is not None and parts.port is not None
+    with Relay((parts.hostname, parts.port)) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield running
+        finally:
+            running.shutdown()

@@ -1,0 +1,173 @@
+"""A running system in front of a registry, for tests that move its versions under traffic."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+
+from contract import names
+from tests import models, odd_models, running, traffic
+from tests.mlflow_relay import Relay
+from tests.odd_models import Line
+from tests.running import Running
+from tests.traffic import Task, Traffic
+
+ROWS = np.full((3, 1), 0.5)
+WEIGHTS = (0.0, 0.05, 0.25, 1.0)
+TOLERANCE = {"fail_above": 0.001, "pass_below": 0.04}
+"""Twice the default, which halves the traffic that a step takes."""
+LOAD_TIMEOUT_S = 10.0
+FOLLOW_S = 10.0
+"""Within which a champion that was moved by hand takes the traffic, as the docs promise."""
+
+Config = dict[str, Any]
+
+
+@dataclass
+class Stage:
+    """A service with a registry behind a relay, and what its versions are to answer."""
+
+    service: Running
+    client: MlflowClient
+    relay: Relay
+    name: str
+    slopes: dict[str, float] = field(default_factory=dict)
+
+    def add(
+        self,
+        estimator: Line,
+        change: Callable[[Path], None] = lambda directory: None,
+        column: str = "x",
+        tags: dict[str, str] | None = None,
+    ) -> str:
+        """Register a version without an alias; `change` spoils its files before."""
+        version = register(self.client, self.name, estimator, change, column, tags)
+        self.slopes[version] = estimator.slope
+        return version
+
+    def name_as(self, alias: str, version: str) -> None:
+        """Move an alias by hand, as on MLflow's page."""
+        self.client.set_registered_model_alias(self.name, alias, version)
+
+    def alias(self, alias: str) -> str | None:
+        """The version that an alias names."""
+        found = self.client.get_registered_model(self.name).aliases.get(alias)
+        return None if found is None else str(found)
+
+    def tags(self, version: str) -> dict[str, str]:
+        """A version's tags."""
+        return dict(self.client.get_model_version(self.name, version).tags)
+
+    def standing(self) -> dict[str, Any]:
+        """What the service says of its rollout."""
+        answer = self.service.get("/admin/rollout")
+        answer.raise_for_status()
+        content: dict[str, Any] = answer.json()
+        return content
+
+    def await_standing(
+        self, is_so: Callable[[dict[str, Any]], bool], deadline_s: float
+    ) -> dict[str, Any]:
+        """Return what the service says once it is so; raise with its last words if it never is."""
+        last: dict[str, Any] = {}
+
+        def look() -> bool:
+            last.clear()
+            last.update(self.standing())
+            return is_so(last)
+
+        try:
+            running.wait_for(look, deadline_s)
+        except TimeoutError as error:
+            raise TimeoutError(f"not so after {deadline_s:g} s: {last}") from error
+        return last
+
+    def await_champion(self, version: str, deadline_s: float = FOLLOW_S) -> None:
+        """Return when a version takes the traffic."""
+        self.await_standing(lambda standing: standing["champion"] == version, deadline_s)
+
+    def await_end(self, version: str, deadline_s: float = 90.0) -> dict[str, Any]:
+        """Return how a challenger's rollout ended, once it has and MLflow knows."""
+
+        def has_ended(standing: dict[str, Any]) -> bool:
+            last = standing["last_rollout"]
+            is_over = last is not None and last["challenger"] == version
+            return is_over and standing["rollout"] is None and not standing["unrecorded"]
+
+        return dict(self.await_standing(has_ended, deadline_s)["last_rollout"])
+
+    @contextmanager
+    def traffic(self, per_s: float = 150.0, may_fail: Sequence[str] = ()) -> Iterator[Traffic]:
+        """Steady traffic; name the versions before."""
+        task = Task(self.service.url, per_s, self.slopes, may_fail=tuple(may_fail))
+        with traffic.traffic(task) as under_way:
+            yield under_way
+
+
+def register(
+    client: MlflowClient,
+    name: str,
+    estimator: Line,
+    change: Callable[[Path], None] = lambda directory: None,
+    column: str = "x",
+    tags: dict[str, str] | None = None,
+) -> str:
+    """Register an estimator as it is, or spoiled."""
+    with tempfile.TemporaryDirectory() as folder, odd_models.behaving():
+        directory = models.write(
+            Path(folder) / "model", estimator.fit(ROWS), ROWS, [column], odd_models.TRUSTED
+        )
+        change(directory)
+        return models.register_directory(client, name, directory, tags)
+
+
+def with_rollouts(**policy: Any) -> Callable[[Config], None]:
+    """Return a change of serve_config.yaml: short steps, and types that go wrong."""
+
+    def change(config: Config) -> None:
+        steps = [{"weight": weight, "min_s": 1, "min_requests": 50} for weight in WEIGHTS]
+        config["applications"][0]["args"].update(
+            {
+                "extra_trusted_types": odd_models.TRUSTED,
+                "load_timeout_s": LOAD_TIMEOUT_S,
+                "rollout": {
+                    "steps": steps,
+                    "shadow": 1.0,
+                    "errors": TOLERANCE,
+                    "missing": TOLERANCE,
+                    **policy,
+                },
+            }
+        )
+
+    return change
+
+
+@contextmanager
+def stage(
+    root: Path,
+    environ: Mapping[str, str],
+    uri: str,
+    relay: Relay,
+    name: str,
+    first: Line,
+    change: Callable[[Config], None],
+) -> Iterator[Stage]:
+    """A system whose first champion is `first`; runs inside the `with` block."""
+    mlflow.set_tracking_uri(uri)
+    client = MlflowClient(tracking_uri=uri)
+    version = register(client, name, first)
+    client.set_registered_model_alias(name, names.CHAMPION, version)
+    running.copy_project(root)
+    running.change_config(root, change)
+    own = {**environ, "MLFLOW_TRACKING_URI": relay.uri, "MODEL_NAME": name}
+    with running.system(root, own) as service:
+        yield Stage(service, client, relay, name, {version: first.slope})

@@ -1,0 +1,204 @@
+"""Steady traffic with a ledger: an open loop in a process of its own, every answer checked.
+
+A request is sent when it is due, whether or not earlier ones were answered, and never again. The
+process takes a `Task` as JSON in its first line of input, sends until its input ends, waits for
+what is under way, and prints a `Ledger` as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import aiohttp
+
+from tests import running
+
+ANSWER_TIMEOUT_S = 30.0
+CONNECTIONS = 64
+MOST_REMEMBERED = 20
+BATCH_EVERY = 10
+BATCH_ROWS = 5
+GOLDEN = 0.6180339887498949
+"""Its multiples are spread evenly over the unit interval, modulo 1."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is sent: record x is to be answered by the version's slope times x."""
+
+    url: str
+    per_s: float
+    slopes: Mapping[str, float]
+    clients: int = 500
+    """Clients that take turns, each known by its `x-client-id`."""
+    may_fail: tuple[str, ...] = ()
+    """Versions whose own errors (422) are no loss."""
+
+
+@dataclass
+class Ledger:
+    """What became of the requests. Times are in seconds."""
+
+    sent: int = 0
+    right: dict[str, int] = field(default_factory=dict)
+    """Right answers by `<version> <role>`."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Errors of models that may fail, likewise."""
+    lost: list[str] = field(default_factory=list)
+    """What became of the first requests that were lost or answered wrong."""
+    lost_count: int = 0
+    moves: dict[str, list[str]] = field(default_factory=dict)
+    """By client: the versions that answered it, in order, each repetition once."""
+    latencies_s: list[float] = field(default_factory=list)
+
+    @property
+    def answered(self) -> int:
+        """How many requests have an answer that may be."""
+        return sum(self.right.values()) + sum(self.refused.values())
+
+    def touched(self, version: str) -> int:
+        """How many requests a version has answered as challenger."""
+        key = f"{version} challenger"
+        return self.right.get(key, 0) + self.refused.get(key, 0)
+
+    def check(self) -> Self:
+        """Fail unless each request was answered once, and right."""
+        assert self.lost == [], (self.lost_count, self.lost)
+        assert self.answered == self.sent > 0
+        return self
+
+
+class Traffic:
+    """Traffic under way."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._ledger: Ledger | None = None
+
+    def stop(self) -> Ledger:
+        """End it, and return what became of all requests."""
+        if self._ledger is None:
+            said, _ = self._process.communicate(timeout=2 * ANSWER_TIMEOUT_S)
+            self._ledger = Ledger(**json.loads(said))
+        return self._ledger
+
+
+@contextmanager
+def traffic(task: Task) -> Iterator[Traffic]:
+    """Traffic that runs inside the `with` block, or until it is stopped."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.traffic"],
+        cwd=running.ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(asdict(task)) + "\n")
+        process.stdin.flush()
+        try:
+            yield Traffic(process)
+        finally:
+            process.kill()
+
+
+class Sender:
+    """Sends and keeps the ledger."""
+
+    def __init__(self, task: Task, session: aiohttp.ClientSession) -> None:
+        self._task = task
+        self._session = session
+        self.ledger = Ledger()
+        self._right: collections.Counter[str] = collections.Counter()
+        self._refused: collections.Counter[str] = collections.Counter()
+
+    async def run(self, end: asyncio.Event) -> Ledger:
+        """Send until `end`, wait for the answers, and return the ledger."""
+        under_way: set[asyncio.Task[None]] = set()
+        began = time.monotonic()
+        while not end.is_set():
+            due = began + self.ledger.sent / self._task.per_s
+            if (early_s := due - time.monotonic()) > 0:
+                await asyncio.sleep(early_s)
+            task = asyncio.create_task(self._send(self.ledger.sent, due))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+            self.ledger.sent += 1
+        await asyncio.gather(*under_way)
+        self.ledger.right, self.ledger.refused = dict(self._right), dict(self._refused)
+        return self.ledger
+
+    async def _send(self, number: int, due: float) -> None:
+        client = f"client-{number % self._task.clients}"
+        x = 0.1 + (number * GOLDEN) % 1.0
+        is_batch = number % BATCH_EVERY == 0
+        xs = [x + step for step in range(BATCH_ROWS)] if is_batch else [x]
+        try:
+            async with self._session.post(
+                f"{self._task.url}/{'batch' if is_batch else 'stream'}",
+                json={"X": xs if is_batch else x},
+                headers={"x-client-id": client},
+            ) as answer:
+                content = await answer.json(content_type=None)
+        except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
+            self._lose(f"request {number}: {type(error).__name__}: {error}")
+            return
+        self.ledger.latencies_s.append(time.monotonic() - due)
+        self._judge(number, client, xs, answer, content)
+
+    def _judge(
+        self, number: int, client: str, xs: list[float], answer: aiohttp.ClientResponse, found: Any
+    ) -> None:
+        version = answer.headers.get("x-model-version", "")
+        key = f"{version} {answer.headers.get('x-model-role')}"
+        moves = self.ledger.moves.setdefault(client, [])
+        if moves[-1:] != [version]:
+            moves.append(version)
+        if answer.status == 422 and version in self._task.may_fail:
+            self._refused[key] += 1
+        elif answer.status != 200:
+            self._lose(f"request {number}: {answer.status} of {key}: {found}")
+        elif not self._is_right(version, xs, found["result"]):
+            self._lose(f"request {number}: {key} answered {found} for {xs}")
+        else:
+            self._right[key] += 1
+
+    def _is_right(self, version: str, xs: list[float], result: Any) -> bool:
+        slope = self._task.slopes.get(version)
+        results = result if isinstance(result, list) else [result]
+        return (
+            slope is not None
+            and len(results) == len(xs)
+            and all(abs(y - slope * x) < 1e-9 for x, y in zip(xs, results, strict=True))
+        )
+
+    def _lose(self, what: str) -> None:
+        self.ledger.lost_count += 1
+        if len(self.ledger.lost) < MOST_REMEMBERED:
+            self.ledger.lost.append(what)
+
+
+async def main() -> None:
+    """Do what the first line of input says."""
+    task = Task(**json.loads(sys.stdin.readline()))
+    end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(sys.stdin, end.set)
+    timeout = aiohttp.ClientTimeout(ANSWER_TIMEOUT_S)
+    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+        ledger = await Sender(task, session).run(end)
+    print(json.dumps(asdict(ledger)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
