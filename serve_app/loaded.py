@@ -97,6 +97,11 @@ class LoadedVersion:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._pace = Pace(QUICK_S)
         self.recorder = Recorder(time.monotonic())
+        # Not as a decorator of a method: all instances would share one queue, and a batch of calls
+        # to several versions would go to the first call's.
+        self._batch = serve.batch(max_batch_size=MAX_CALLS_PER_BATCH, batch_wait_timeout_s=0)(
+            self.answers
+        )
 
     async def predict(self, call: Call) -> Predictions:
         """Return one outcome for each row of a call."""
@@ -111,10 +116,6 @@ class LoadedVersion:
     def close(self) -> None:
         """Let the thread end once it is done with what it has."""
         self._thread.shutdown(wait=False)
-
-    @serve.batch(max_batch_size=MAX_CALLS_PER_BATCH, batch_wait_timeout_s=0)
-    async def _batch(self, calls: list[Call]) -> list[Predictions]:
-        return await self.answers(calls)
 
     async def answers(self, calls: list[Call]) -> list[Predictions]:
         """Predict the calls that wait, all of one kind at once."""

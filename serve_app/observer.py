@@ -24,7 +24,10 @@ from serve_app.routing import Table
 logger = logging.getLogger("ray.serve")
 
 SHADOW_TIMEOUT_S: Final = 5.0
-"""A version that takes longer to answer what the other has answered has failed."""
+"""A version that takes longer to answer has failed, if the other was quick."""
+
+QUICK_S: Final = 1.0
+"""Within this the other has answered; else the queue may be at fault, which is no version's."""
 
 IDLE_FACTOR: Final = 4.0
 """After a shadow call comes none for this many times as long as it took: at most a fifth of a
@@ -115,6 +118,7 @@ class Observer:
         if self._window is None:
             return await self._workers.predict(rows, sizes, ask)
         window = self._window
+        begun = asyncio.get_running_loop().time()
         try:
             found = await self._workers.predict(rows, sizes, ask)
         except OverloadedError:
@@ -123,7 +127,8 @@ class Observer:
             self._note(window, ask.version, Arm(len(sizes), float(len(sizes))), is_live=True)
             raise
         self._note(window, ask.version, arm_of(sizes, found.errors), is_live=True)
-        self._offer(window, ask, rows, sizes, found)
+        is_quick = asyncio.get_running_loop().time() - begun < QUICK_S
+        self._offer(window, ask, rows, sizes, found, is_quick)
         return found
 
     def _note(self, window: tuple[int, int], version: str, arm: Arm, is_live: bool) -> None:
@@ -142,6 +147,7 @@ class Observer:
         rows: Rows,
         sizes: tuple[int, ...],
         found: Predictions,
+        is_quick: bool,
     ) -> None:
         """Make the same call to the other version, if it is this one's turn and none is."""
         if self._shadow is not None or _ids.random() >= self._share:
@@ -150,7 +156,7 @@ class Observer:
         if loop.time() < self._idle_until or ask.version not in (self._champion, self._challenger):
             return
         self._shadow = loop.create_task(
-            self._compare(window, ask, rows, sizes, found), context=contextvars.Context()
+            self._compare(window, ask, rows, sizes, found, is_quick), context=contextvars.Context()
         )
         self._shadow.add_done_callback(self._ended)
 
@@ -166,6 +172,7 @@ class Observer:
         rows: Rows,
         sizes: tuple[int, ...],
         found: Predictions,
+        is_quick: bool,
     ) -> None:
         is_champion = ask.version == self._champion
         other = self._challenger if is_champion else self._champion
@@ -175,6 +182,10 @@ class Observer:
             async with asyncio.timeout(SHADOW_TIMEOUT_S):
                 second = await self._workers.predict(rows, sizes, ask._replace(version=other))
         except OverloadedError:
+            return
+        except TimeoutError:
+            if is_quick:
+                self._note(window, other, Arm(len(sizes), float(len(sizes))), is_live=False)
             return
         except Exception:  # noqa: BLE001  # whatever it is: this version has no answer
             self._note(window, other, Arm(len(sizes), float(len(sizes))), is_live=False)

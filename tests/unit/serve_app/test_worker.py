@@ -43,9 +43,13 @@ class Held:
 
 
 class Alone(LoadedVersion):
-    """A version that joins nothing: `@serve.batch` runs inside replicas only."""
+    """A version that joins nothing: `serve.batch` runs inside replicas only."""
 
-    async def _batch(self, call: Any) -> Any:
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self._batch = self._alone
+
+    async def _alone(self, call: Any) -> Any:
         return (await self.answers([call]))[0]
 
 
