@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ WEIGHTS = (0.0, 0.05, 0.25, 1.0)
 TOLERANCE = {"fail_above": 0.001, "pass_below": 0.04}
 """Twice the default, which halves the traffic that a step takes."""
 LOAD_TIMEOUT_S = 10.0
+CLOSED_SENDERS = 32
 FOLLOW_S = 10.0
 """Within which a champion that was moved by hand takes the traffic, as the docs promise."""
 
@@ -103,6 +105,13 @@ class Stage:
             return is_over and standing["rollout"] is None and not standing["unrecorded"]
 
         return dict(self.await_standing(has_ended, deadline_s)["last_rollout"])
+
+    def capacity(self, seconds: float = 5.0) -> float:
+        """Return how many requests are answered a second, at most."""
+        task = Task(self.service.url, 0.0, self.slopes, closed=CLOSED_SENDERS)
+        with traffic.traffic(task) as under_way:
+            time.sleep(seconds)
+            return under_way.stop().check().answered / seconds
 
     @contextmanager
     def traffic(self, per_s: float = 150.0, may_fail: Sequence[str] = ()) -> Iterator[Traffic]:

@@ -42,6 +42,8 @@ class Task:
     """Clients that take turns, each known by its `x-client-id`."""
     may_fail: tuple[str, ...] = ()
     """Versions whose own errors (422) are no loss."""
+    closed: int = 0
+    """If not 0, a closed loop instead: so many senders, each of which waits for its answer."""
 
 
 @dataclass
@@ -123,6 +125,19 @@ class Sender:
 
     async def run(self, end: asyncio.Event) -> Ledger:
         """Send until `end`, wait for the answers, and return the ledger."""
+        await (self._send_closed(end) if self._task.closed else self._send_open(end))
+        self.ledger.right, self.ledger.refused = dict(self._right), dict(self._refused)
+        return self.ledger
+
+    async def _send_closed(self, end: asyncio.Event) -> None:
+        async def go_on() -> None:
+            while not end.is_set():
+                self.ledger.sent += 1
+                await self._send(self.ledger.sent, time.monotonic())
+
+        await asyncio.gather(*(go_on() for _ in range(self._task.closed)))
+
+    async def _send_open(self, end: asyncio.Event) -> None:
         under_way: set[asyncio.Task[None]] = set()
         began = time.monotonic()
         while not end.is_set():
@@ -134,8 +149,6 @@ class Sender:
             task.add_done_callback(under_way.discard)
             self.ledger.sent += 1
         await asyncio.gather(*under_way)
-        self.ledger.right, self.ledger.refused = dict(self._right), dict(self._refused)
-        return self.ledger
 
     async def _send(self, number: int, due: float) -> None:
         client = f"client-{number % self._task.clients}"

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -61,25 +62,30 @@ async def rehearse(
 
 
 async def _ask_child(asked: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
-    """Return how a child ended, and what it has written; none of its own children outlives it."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "serve_app.models.rehearsal",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+    """Return how a child ended, and what it has written; none of its own children outlives it.
+
+    Not by asyncio: for a session of its own uvloop runs Python between fork and exec, where a
+    process with threads, as Ray's are, may deadlock or crash.
+    """
+    child = await asyncio.to_thread(
+        subprocess.Popen,
+        [sys.executable, "-m", "serve_app.models.rehearsal"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         start_new_session=True,
     )
+    talk = asyncio.ensure_future(asyncio.to_thread(child.communicate, asked))
     try:
-        async with asyncio.timeout(timeout_s):
-            said, complaints = await child.communicate(asked)
+        done, _ = await asyncio.wait({talk}, timeout=timeout_s)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-        await child.wait()
-    return child.returncode or 0, said, complaints
+    said, complaints = await talk
+    if not done:
+        raise TimeoutError
+    return child.returncode, said, complaints
 
 
 def _reason(code: int, said: bytes, complaints: bytes) -> str:

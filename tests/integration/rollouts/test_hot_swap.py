@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from contract import names
+from tests.integration.rollouts.conftest import PAUSE_S
 from tests.odd_models import (
     AlwaysMissing,
     AlwaysRaising,
@@ -25,7 +26,7 @@ REFUSED_S = LOAD_TIMEOUT_S + 10.0
 def test_a_champion_moved_by_hand_is_followed_and_nothing_is_lost(staged: Stage) -> None:
     """There and back again, each within 10 s; the way back is short, as the old one stays warm."""
     first = staged.standing()["champion"]
-    second = staged.add(Line(2.0))
+    second = staged.add(Line(2.0, PAUSE_S))
     with staged.traffic() as traffic:
         staged.name_as(names.CHAMPION, second)
         staged.await_champion(second)

@@ -1,0 +1,57 @@
+"""The long form: twenty swaps and ten rollouts, one after another, at half of capacity."""
+
+from __future__ import annotations
+
+import pytest
+
+from contract import names
+from tests.integration.rollouts.conftest import PAUSE_S
+from tests.odd_models import Line, Missing, Raising, Shifted
+from tests.stage import Stage
+
+SWAPS = 20
+
+
+@pytest.mark.system
+@pytest.mark.timeout(900)
+def test_twenty_swaps_at_half_of_capacity_lose_nothing(staged: Stage) -> None:
+    """Each answer is what its version predicts."""
+    versions = [staged.add(Line(1.0 + number / 100, PAUSE_S)) for number in range(4)]
+    with staged.traffic(staged.capacity() / 2) as traffic:
+        for number in range(SWAPS):
+            version = versions[number % len(versions)]
+            staged.name_as(names.CHAMPION, version)
+            staged.await_champion(version)
+        ledger = traffic.stop().check()
+    print(f"{SWAPS} swaps, {ledger.answered} requests answered right")
+    assert {key.split()[0] for key in ledger.right} >= set(versions)
+
+
+@pytest.mark.system
+@pytest.mark.timeout(1800)
+def test_ten_rollouts_at_half_of_capacity_lose_nothing(staged: Stage) -> None:
+    """Good ones to the end, bad ones back, and nobody but their few clients sees the bad ones."""
+    good = [staged.add(Line(1.0 + number / 1000, PAUSE_S)) for number in range(6)]
+    bad = [
+        staged.add(one)
+        for one in (
+            Raising(1.0, PAUSE_S),
+            Missing(1.0, PAUSE_S),
+            Line(1.0, 3 * PAUSE_S),
+            Shifted(1.0, PAUSE_S),
+        )
+    ]
+    order = [
+        version for pair in zip(good, [*bad, "", ""], strict=True) for version in pair if version
+    ]
+    rate = staged.capacity() / 2
+    with staged.traffic(rate, may_fail=bad) as traffic:
+        for version in order:
+            staged.name_as(names.CHALLENGER, version)
+            end = staged.await_end(version, 180)
+            expected = names.PROMOTED if version in good else names.ABORTED
+            assert end["outcome"] == expected, end
+        ledger = traffic.stop().check()
+    touched = {version: ledger.touched(version) for version in bad}
+    print(f"{len(order)} rollouts, {ledger.answered} requests at {rate:.0f}/s, bad ones: {touched}")
+    assert max(touched.values()) < 0.01 * ledger.answered
