@@ -90,6 +90,8 @@ class ModelWorker:
         self, controller: Any, seed: Table, settings: Settings
     ) -> None:
         self._settings = settings
+        self._overdue: set[str] = set()
+        self._is_told = asyncio.Event()
         self._shelf = Shelf(lambda version: registry.load(version, settings))
         self._deadline_s = settings.limits.deadline_s
         self._server = Server(self.predict)
@@ -100,7 +102,7 @@ class ModelWorker:
         orders = news.value if news is not None else await asyncio.to_thread(self._fallback, seed)
         for version in orders.needed:  # a replica is ready only when it holds all of them
             await self._shelf.add(version)
-        self._orders, self._has_changed, self._is_told = orders, asyncio.Event(), asyncio.Event()
+        self._orders, self._has_changed = orders, asyncio.Event()
         self._tasks = [
             following.keep_following(ask, self._note, again=self._is_told),
             asyncio.get_running_loop().create_task(self._obey(), context=contextvars.Context()),
@@ -112,7 +114,8 @@ class ModelWorker:
         return (host, await self._server.start(host), self._server.secret)
 
     def _report(self) -> Report:
-        return Report(self._address, frozenset(self._shelf.held), self._shelf.failed)
+        held = frozenset(self._shelf.held)
+        return Report(self._address, held, self._shelf.failed, frozenset(self._overdue))
 
     def _fallback(self, seed: Table) -> Orders:
         """Return what to hold if the controller can't say: what this node has served last."""
@@ -158,11 +161,20 @@ class ModelWorker:
         }
 
     async def check_health(self) -> None:
-        """Raise if a model hangs; called by Serve, which then replaces this worker."""
+        """Raise if a model hangs; called by Serve, which then replaces this worker.
+
+        Not before the controller has had the time to hear of it: a challenger that hangs would
+        hang in the next worker, too.
+        """
         now = time.monotonic()
         for version, loaded in self._shelf.held.items():
             age_s = loaded.recorder.batch_age_s(now)
-            if age_s > self._deadline_s:
+            if age_s <= self._deadline_s:
+                self._overdue.discard(version)
+            elif version in self._overdue:
                 raise RuntimeError(
                     f"version {version} has been busy with one batch for {age_s:.0f} s"
                 )
+            else:
+                self._overdue.add(version)
+                self._is_told.set()

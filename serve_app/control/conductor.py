@@ -161,6 +161,9 @@ class Conductor:
         """Note what a worker holds; one that holds nothing isn't ready, and may never be."""
         if report.held and self._fleet.note(worker, report, self._clock()):
             self._show()
+        state = self._table.rollout
+        if state is not None and state.challenger in report.overdue:
+            self._abort(("time: a prediction has not ended by its deadline",))
 
     def observe(self, window: tuple[int, int], evidence: Evidence) -> None:
         """Add what an ingress has counted in a step; of one that is over, only quality counts."""

@@ -18,6 +18,8 @@ class Report:
     """Versions in its memory, each verified and tried."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Versions that it could not load, and why."""
+    overdue: frozenset[str] = frozenset()
+    """Versions that are busy with one batch beyond their deadline."""
 
 
 class Fleet:

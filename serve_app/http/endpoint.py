@@ -74,6 +74,7 @@ class Endpoint:
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer
             problem = _problem(error, scope)
             headers, content = problem.raw_headers(), problem.body(self._members(problem))
+            headers += self._headers
             is_cut_off = CLOSE in headers
             await _send(send, scope, problem.status, headers, content, is_whole=not is_cut_off)
             if is_cut_off:

@@ -40,6 +40,22 @@ RUN_ELSEWHERE = {
         "tests/integration/train/test_command.py",
         'run("rollback", "--reason", "slow answers")',
     ),
+    'python -m serve_app rollout pause --reason "to look"': (
+        "tests/integration/rollouts/test_rollout.py",
+        '"pause", "--reason", "to look"',
+    ),
+    "python -m serve_app rollout resume": (
+        "tests/integration/rollouts/test_rollout.py",
+        'command(staged, "resume")',
+    ),
+    'python -m serve_app rollout promote --reason "we know it"': (
+        "tests/integration/rollouts/test_rollout.py",
+        '"promote", "--reason", "we know it"',
+    ),
+    'python -m serve_app rollout abort --reason "no more"': (
+        "tests/integration/rollouts/test_rollout.py",
+        '"abort", "--reason", "no more"',
+    ),
     "serve run serve_config.yaml": (
         "tests/integration/serving/test_start.py",
         '["serve", "run", "serve_config.yaml"]',

@@ -108,6 +108,8 @@ class NoServer(ModelWorker):
         self._shelf = Shelf(lambda version: pytest.fail("nothing to load"))
         self._shelf.held.update(held)
         self._deadline_s = deadline_s
+        self._overdue = set()
+        self._is_told = asyncio.Event()
 
 
 def test_a_model_that_hangs_makes_the_worker_unhealthy(model: Model) -> None:
@@ -120,6 +122,7 @@ def test_a_model_that_hangs_makes_the_worker_unhealthy(model: Model) -> None:
         await worker.check_health()
         call = asyncio.create_task(version.predict(call_of(np.ones((1, 1)))))
         await asyncio.to_thread(held.started.wait, 10)
+        await worker.check_health()  # the controller is told first
         with pytest.raises(RuntimeError, match="version 1 has been busy with one batch"):
             await worker.check_health()
         held.gate.set()

@@ -202,10 +202,14 @@ class Stage:
         self.kept.append(table)
 
     def report(
-        self, worker: str, held: frozenset[str] = ALL, failed: dict[str, str] | None = None
+        self,
+        worker: str,
+        held: frozenset[str] = ALL,
+        failed: dict[str, str] | None = None,
+        overdue: frozenset[str] = frozenset(),
     ) -> None:
         """Let a worker say what it holds."""
-        self._reports[worker] = Report((worker, 1, "secret"), held, failed or {})
+        self._reports[worker] = Report((worker, 1, "secret"), held, failed or {}, overdue)
         self.conductor.report(worker, self._reports[worker])
 
     def go_on(self, seconds: float) -> None:

@@ -154,6 +154,23 @@ def test_a_fail_takes_the_traffic_back_at_once() -> None:
     asyncio.run(scenario())
 
 
+def test_a_challenger_that_hangs_is_aborted() -> None:
+    """The worker says so before it is replaced; a champion that hangs is nobody else's fault."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        await stage.begin()
+        stage.report("a", overdue=frozenset("1"))
+        assert stage.serving()[1] == "2"
+        stage.report("a", overdue=frozenset("2"))
+        assert stage.serving() == ("1", None, 0.0)
+        assert stage.status["last_rollout"]["reasons"] == [
+            "time: a prediction has not ended by its deadline"
+        ]
+
+    asyncio.run(scenario())
+
+
 def test_an_aborted_version_stays_away_until_it_is_named_again() -> None:
     """Then it begins at the first step."""
 
