@@ -36,6 +36,9 @@ _CONTROLLER = serve.deployment(
     ray_actor_options={"num_cpus": 0.02},
     health_check_period_s=2,
     health_check_timeout_s=10,
+    # What hangs on it asks again; without these, it would be waited for at each stop.
+    graceful_shutdown_wait_loop_s=0.1,
+    graceful_shutdown_timeout_s=0.5,
 )(RolloutController)
 
 

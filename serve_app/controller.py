@@ -5,6 +5,7 @@ on with what they were told last.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import time
@@ -54,7 +55,7 @@ class RolloutController:
             keep=partial(memory.remember, settings),
             load_timeout_s=settings.load_timeout_s,
         )
-        self._settled = asyncio.Event()
+        self._settled, self._has_shown = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(work(), context=contextvars.Context())
@@ -68,7 +69,7 @@ class RolloutController:
         """
         if held is not None:
             self._conductor.adopt(held)
-            self._settled.set()
+            self._has_shown.set()
         await self._settled.wait()
         return await self._conductor.published.wait(known, HANG_S)
 
@@ -86,7 +87,7 @@ class RolloutController:
         """Take a true value that a client has sent to an ingress."""
         return self._conductor.label(label)
 
-    async def labels_since(self, number: int) -> tuple[int, list[Label]]:
+    async def labels_since(self, number: int | None) -> tuple[int, list[Label]]:
         """Return the true values that came since; asked by ingresses while a rollout is on."""
         return self._conductor.labels_since(number)
 
@@ -114,14 +115,17 @@ class RolloutController:
     async def _take_over(self) -> None:
         seed = self._conductor.table
         remembered = await asyncio.to_thread(memory.recall, self._settings)
-        if remembered is not None and remembered.epoch > seed.epoch:
-            try:
-                async with asyncio.timeout(SETTLE_S):
-                    await self._settled.wait()
-            except TimeoutError:  # no replica had it any more
-                self._conductor.adopt(
-                    await asyncio.to_thread(memory.fallback, seed, self._settings)
-                )
+        if remembered is None or remembered.epoch <= seed.epoch:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S):
+                while self._conductor.table.epoch < remembered.epoch:
+                    self._has_shown.clear()
+                    await self._has_shown.wait()
+                return
+        # No replica has it any more.
+        table = await asyncio.to_thread(memory.fallback, seed, self._settings)
+        self._conductor.adopt(table)
 
     async def _rehearse(self, version: ServedVersion, copy: Path) -> ServedModel:
         settings = self._settings

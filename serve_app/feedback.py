@@ -25,6 +25,11 @@ MOST_ROWS: Final = 50_000
 MOST_ROWS_A_REQUEST: Final = 1_000
 """A larger request doesn't wait: it would push out all others."""
 
+MOST_BYTES: Final = 64 * 2**20
+"""Of the bodies that these rows came in, in one ingress."""
+
+MOST_BYTES_A_REQUEST: Final = 2**20
+
 MOST_ROWS_A_CALL: Final = 1_000
 
 
@@ -32,29 +37,34 @@ class Answered:
     """The rows of requests that were answered lately, by request id."""
 
     def __init__(self) -> None:
-        self._rows: dict[bytes, Rows] = {}
-        self._count = 0
+        self._kept: dict[bytes, tuple[Rows, int]] = {}
+        self._rows = 0
+        self._bytes = 0
 
-    def add(self, request_id: bytes, rows: Rows) -> None:
-        """Keep a request's rows; those of the last request of that id count."""
-        if len(rows) > MOST_ROWS_A_REQUEST:
+    def add(self, request_id: bytes, rows: Rows, size: int) -> None:
+        """Keep a request's rows, from a body of `size` bytes; of equal ids the last one counts."""
+        if not 0 < len(rows) <= MOST_ROWS_A_REQUEST or size > MOST_BYTES_A_REQUEST:
             return
         self.pop(request_id)
-        self._rows[request_id] = rows
-        self._count += len(rows)
-        while self._count > MOST_ROWS:
-            self.pop(next(iter(self._rows)))
+        self._kept[request_id] = rows, size
+        self._rows += len(rows)
+        self._bytes += size
+        while self._rows > MOST_ROWS or self._bytes > MOST_BYTES:
+            self.pop(next(iter(self._kept)))
 
     def pop(self, request_id: bytes) -> Rows | None:
         """Return a request's rows and forget them; None if there are none."""
-        rows = self._rows.pop(request_id, None)
-        self._count -= 0 if rows is None else len(rows)
+        if (kept := self._kept.pop(request_id, None)) is None:
+            return None
+        rows, size = kept
+        self._rows -= len(rows)
+        self._bytes -= size
         return rows
 
     def clear(self) -> None:
         """Forget all."""
-        self._rows.clear()
-        self._count = 0
+        self._kept.clear()
+        self._rows = self._bytes = 0
 
 
 class Feedback:
@@ -65,10 +75,10 @@ class Feedback:
         self._observer = observer
         self._answered = Answered()
 
-    def remember(self, request_id: bytes, rows: Rows) -> None:
+    def remember(self, request_id: bytes, rows: Rows, size: int) -> None:
         """Keep the rows of a request that was answered, if they may be of use."""
         if self._observer.window is not None:
-            self._answered.add(request_id, rows)
+            self._answered.add(request_id, rows, size)
 
     def forget(self) -> None:
         """Let go of all rows: the rollout is over."""

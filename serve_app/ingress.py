@@ -9,8 +9,6 @@ from functools import partial
 from typing import Any, Final
 
 from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Scope
 
@@ -169,6 +167,8 @@ class Ingress:
             raise RolloutConflictError(refusal)
 
     async def _label(self, label: Label) -> LabelState:
+        if self._observer.window is None:
+            return "unused"
         state: LabelState = await self._asked(self._controller.label.remote(label))
         return state
 
@@ -176,7 +176,7 @@ class Ingress:
         try:
             async with asyncio.timeout(CONTROL_TIMEOUT_S):
                 return await answer
-        except (RayError, RayServeException, TimeoutError) as error:
+        except following.UNANSWERED as error:
             raise NotReadyError(
                 "the rollout controller does not answer: try again later"
             ) from error
@@ -186,21 +186,25 @@ class Ingress:
 
         Ends with this replica.
         """
-        number = 0
+        number: int | None = None
         while True:
             await asyncio.sleep(REPORT_PERIOD_S)
             if self._observer.window is None:
                 self._feedback.forget()
                 continue
-            seen = self._observer.take()
+            seen = self._observer.take()  # rather missed than counted twice, if that isn't sure
             try:
                 async with asyncio.timeout(CONTROL_TIMEOUT_S):
                     if seen is not None:
                         await self._controller.observe.remote(*seen)
                     number, labels = await self._controller.labels_since.remote(number)
-            except (RayError, RayServeException, TimeoutError):
-                continue  # what was seen may have arrived: rather missed than counted twice
-            try:
-                await self._feedback.join(labels)
+                async with asyncio.timeout(self._settings.limits.deadline_s):
+                    await self._feedback.join(labels)
+            except following.UNANSWERED as error:
+                logger.debug("the controller does not answer: %s", error)
             except Exception as error:  # noqa: BLE001  # whatever a model does, reports go on
                 logger.warning("true values could not be compared: %s", error)
+
+    async def check_health(self) -> None:
+        """Raise if this replica follows the controller no more; called by Serve."""
+        following.check(self._tasks)

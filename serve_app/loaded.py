@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from ray import serve
@@ -88,6 +88,16 @@ class Recorder:
         return taken
 
 
+Answers = Callable[[list[Call]], Coroutine[Any, Any, list[Predictions]]]
+
+
+def _answering(held: "list[LoadedVersion]") -> Answers:
+    async def answers(calls: list[Call]) -> list[Predictions]:
+        return await held[0].answers(calls)
+
+    return answers
+
+
 class LoadedVersion:
     """Predicts with one version. Must be used on one event loop."""
 
@@ -98,10 +108,11 @@ class LoadedVersion:
         self._pace = Pace(QUICK_S)
         self.recorder = Recorder(time.monotonic())
         # Not as a decorator of a method: all instances would share one queue, and a batch of calls
-        # to several versions would go to the first call's.
-        self._batch = serve.batch(max_batch_size=MAX_CALLS_PER_BATCH, batch_wait_timeout_s=0)(
-            self.answers
-        )
+        # to several versions would go to the first call's. Serve keeps the function for ever, so
+        # it must not hold the model.
+        self._held = [self]
+        join = serve.batch(max_batch_size=MAX_CALLS_PER_BATCH, batch_wait_timeout_s=0)
+        self._batch: Callable[[Call], Awaitable[Predictions]] = join(_answering(self._held))
 
     async def predict(self, call: Call) -> Predictions:
         """Return one outcome for each row of a call."""
@@ -116,6 +127,7 @@ class LoadedVersion:
     def close(self) -> None:
         """Let the thread end once it is done with what it has."""
         self._thread.shutdown(wait=False)
+        self._held.clear()
 
     async def answers(self, calls: list[Call]) -> list[Predictions]:
         """Predict the calls that wait, all of one kind at once."""

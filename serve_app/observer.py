@@ -123,12 +123,14 @@ class Observer:
             found = await self._workers.predict(rows, sizes, ask)
         except OverloadedError:
             raise
-        except BaseException:
-            self._note(window, ask.version, Arm(len(sizes), float(len(sizes))), is_live=True)
+        except Exception:
+            # Maybe no worker answers at all, which is no version's fault: the other one shows.
+            self._offer(window, ask, rows, sizes, None)
             raise
         self._note(window, ask.version, arm_of(sizes, found.errors), is_live=True)
         is_quick = asyncio.get_running_loop().time() - begun < QUICK_S
-        self._offer(window, ask, rows, sizes, found, is_quick)
+        if _ids.random() < self._share:
+            self._offer(window, ask, rows, sizes, found, is_quick)
         return found
 
     def _note(self, window: tuple[int, int], version: str, arm: Arm, is_live: bool) -> None:
@@ -146,11 +148,11 @@ class Observer:
         ask: Ask,
         rows: Rows,
         sizes: tuple[int, ...],
-        found: Predictions,
-        is_quick: bool,
+        found: Predictions | None,
+        is_quick: bool = False,
     ) -> None:
-        """Make the same call to the other version, if it is this one's turn and none is."""
-        if self._shadow is not None or _ids.random() >= self._share:
+        """Make the same call to the other version, if no such call is under way or was lately."""
+        if self._shadow is not None:
             return
         loop = asyncio.get_running_loop()
         if loop.time() < self._idle_until or ask.version not in (self._champion, self._challenger):
@@ -171,11 +173,12 @@ class Observer:
         ask: Ask,
         rows: Rows,
         sizes: tuple[int, ...],
-        found: Predictions,
+        found: Predictions | None,
         is_quick: bool,
     ) -> None:
         is_champion = ask.version == self._champion
         other = self._challenger if is_champion else self._champion
+        failed = Arm(len(sizes), float(len(sizes)))
         loop = asyncio.get_running_loop()
         begun = loop.time()
         try:
@@ -183,17 +186,16 @@ class Observer:
                 second = await self._workers.predict(rows, sizes, ask._replace(version=other))
         except OverloadedError:
             return
-        except TimeoutError:
-            if is_quick:
-                self._note(window, other, Arm(len(sizes), float(len(sizes))), is_live=False)
-            return
-        except Exception:  # noqa: BLE001  # whatever it is: this version has no answer
-            self._note(window, other, Arm(len(sizes), float(len(sizes))), is_live=False)
+        except Exception as error:  # noqa: BLE001  # whatever it is: this version has no answer
+            if found is not None and (is_quick or not isinstance(error, TimeoutError)):
+                self._note(window, other, failed, is_live=False)
             return
         finally:
             self._idle_until = loop.time() + IDLE_FACTOR * (loop.time() - begun)
         self._note(window, other, arm_of(sizes, second.errors), is_live=False)
-        if window == self._window:
+        if found is None:
+            self._note(window, ask.version, failed, is_live=True)
+        elif window == self._window:
             pair = (found, second) if is_champion else (second, found)
             self._evidence += self._paired(sizes, *pair)
 

@@ -10,8 +10,9 @@ from typing import Any, Final
 import ray
 from ray import serve
 
+from contract.tracking import MlflowUnreachableError
 from serve_app import scaling
-from serve_app.calls.ask import Ask
+from serve_app.calls.ask import Ask, VersionNotHeldError
 from serve_app.calls.channel import Address, Server
 from serve_app.control import following, memory
 from serve_app.control.conductor import Orders
@@ -34,15 +35,12 @@ LINGER_S: Final = 60.0
 Load = Callable[[ServedVersion], Model]
 
 
-class VersionNotHeldError(Exception):
-    """A call asks for a version that this worker doesn't hold."""
-
-
 class Shelf:
     """The versions that a worker holds, loaded off the event loop. Times are on one clock."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, load_timeout_s: float = 60.0) -> None:
         self._load = load
+        self._load_timeout_s = load_timeout_s
         self._loaded: dict[str, LoadedVersion] = {}
         self._failed: dict[str, str] = {}
         self._unwanted_since: dict[str, float] = {}
@@ -60,16 +58,22 @@ class Shelf:
     async def add(self, version: ServedVersion) -> None:
         """Load a version if it isn't there, verified and tried; raises what `load` raises."""
         if version.version not in self._loaded:
-            model = await asyncio.to_thread(self._load, version)
+            async with asyncio.timeout(self._load_timeout_s):
+                model = await asyncio.to_thread(self._load, version)
             self._loaded[version.version] = LoadedVersion(model)
 
     async def obey(self, orders: Orders, now: float) -> None:
-        """Load what is new, note what can't be loaded, drop what has been unwanted for a while."""
+        """Load what is new, note what can't be loaded, drop what has been unwanted for a while.
+
+        What could not be fetched, as MLflow didn't answer, is tried again the next time.
+        """
         versions = (*orders.needed, *orders.wanted)
         for version in versions:
             try:
                 if version.version not in self._failed:
                     await self.add(version)
+            except MlflowUnreachableError as error:
+                logger.warning("version %s can't be fetched: %s", version.version, error)
             except Exception as error:  # noqa: BLE001  # whatever it is, the others are served
                 logger.warning("version %s can't be loaded: %s", version.version, error)
                 self._failed[version.version] = str(error) or type(error).__name__
@@ -92,7 +96,9 @@ class ModelWorker:
         self._settings = settings
         self._overdue: set[str] = set()
         self._is_told = asyncio.Event()
-        self._shelf = Shelf(lambda version: registry.load(version, settings))
+        self._shelf = Shelf(
+            lambda version: registry.load(version, settings), settings.load_timeout_s
+        )
         self._deadline_s = settings.limits.deadline_s
         self._server = Server(self.predict)
         self._address = await self._listen()
@@ -100,14 +106,24 @@ class ModelWorker:
         ask = following.handle_ask(controller.follow_orders, lambda: worker, self._report)
         news = await following.first(ask)
         orders = news.value if news is not None else await asyncio.to_thread(self._fallback, seed)
-        for version in orders.needed:  # a replica is ready only when it holds all of them
-            await self._shelf.add(version)
+        await self._hold(orders)
+        while news is not None:  # meanwhile others may be needed
+            news = await following.first(ask)
+            if news is None or news.value.needed == orders.needed:
+                break
+            orders = news.value
+            await self._hold(orders)
         self._orders, self._has_changed = orders, asyncio.Event()
         self._tasks = [
             following.keep_following(ask, self._note, again=self._is_told),
             asyncio.get_running_loop().create_task(self._obey(), context=contextvars.Context()),
         ]
         collect_rarely()
+
+    async def _hold(self, orders: Orders) -> None:
+        """Load what is needed: a replica is ready only when it holds all of it."""
+        for version in orders.needed:
+            await self._shelf.add(version)
 
     async def _listen(self) -> Address:
         host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
@@ -166,6 +182,7 @@ class ModelWorker:
         Not before the controller has had the time to hear of it: a challenger that hangs would
         hang in the next worker, too.
         """
+        following.check(self._tasks)
         now = time.monotonic()
         for version, loaded in self._shelf.held.items():
             age_s = loaded.recorder.batch_age_s(now)

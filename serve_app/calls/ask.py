@@ -8,3 +8,7 @@ class Ask(NamedTuple):
 
     version: str
     wants_probabilities: bool = False
+
+
+class VersionNotHeldError(Exception):
+    """A call asks for a version that this worker doesn't hold, or not yet."""

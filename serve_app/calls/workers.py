@@ -4,16 +4,19 @@ import asyncio
 from collections.abc import Collection
 from typing import Any, Final
 
+import grpc
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from serve_app.calls.ask import Ask
+from serve_app.calls.ask import Ask, VersionNotHeldError
 from serve_app.calls.channel import Address, CallFailedError, LineLostError, Lines
 from serve_app.errors import NotReadyError, OverloadedError
 from serve_app.models.predictions import Predictions
 from serve_app.records.rows import Rows
 
 OPEN_TIMEOUT_S: Final = 5.0
+MOST_ASKED: Final = 10
+ASK_AGAIN_S: Final = 0.2
 
 
 class Workers:
@@ -55,15 +58,24 @@ class Workers:
     async def _by_handle(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
         try:
             try:
-                return await self._ask(rows, sizes, ask)
+                return await self._ask_holder(rows, sizes, ask)
             except RayActorError:
-                return await self._ask(rows, sizes, ask)
+                return await self._ask_holder(rows, sizes, ask)
         except BackPressureError as error:
             raise OverloadedError("the model workers' queues are full: try again later") from error
         except DeploymentUnavailableError as error:
             raise NotReadyError("no model worker is running: try again later") from error
-        except RayError as error:
+        except (RayError, grpc.RpcError, VersionNotHeldError) as error:
             raise NotReadyError("the model worker did not answer: try again later") from error
+
+    async def _ask_holder(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+        """Ask until a worker holds the version: one that has just started may not yet."""
+        for _ in range(MOST_ASKED - 1):
+            try:
+                return await self._ask(rows, sizes, ask)
+            except VersionNotHeldError:
+                await asyncio.sleep(ASK_AGAIN_S)
+        return await self._ask(rows, sizes, ask)
 
     async def _ask(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
         response = self._handle.predict.remote(rows, sizes, ask)

@@ -29,7 +29,14 @@ from serve_app.models.served import ServedModel, ServedVersion
 from serve_app.rollouts import rollout
 from serve_app.rollouts.evidence import Evidence
 from serve_app.rollouts.policy import Policy
-from serve_app.rollouts.rollout import CommandError, Decision, State, advanced, decide
+from serve_app.rollouts.rollout import (
+    CommandError,
+    Decision,
+    State,
+    advanced,
+    begun_anew,
+    decide,
+)
 from serve_app.rollouts.verdicts import Verdict
 from serve_app.routing import STATUS_UNKNOWN, Published, Table, Write
 
@@ -43,6 +50,12 @@ FETCHES: Final = 3
 
 _MOST_OF_A_REASON: Final = 400
 """Characters: the ten that a step may have fit into one tag."""
+
+WRITES: Final = 100
+"""How often something is recorded in vain, with MLflow answering otherwise, before it is let go."""
+
+MOST_UNRECORDED: Final = 1_000
+"""Entries that wait for MLflow; of more, the oldest are let go."""
 
 REPORTED_S: Final = 5.0
 """Within this time every worker that runs has reported to a new controller."""
@@ -119,6 +132,7 @@ class Conductor:
         )
         self._refused: dict[str, str] = {}
         self._failed_fetches: dict[str, int] = {}
+        self._failed_writes = 0
         self._waiting: str | None = None
         self._mlflow = STATUS_UNKNOWN["mlflow"]
         self._evidence = Evidence()
@@ -152,7 +166,9 @@ class Conductor:
         self._silent_until = max(self._silent_until, self._clock() + REPORTED_S)
         if table.epoch > self._table.epoch:
             logger.info("took over the table of epoch %d from a replica", table.epoch)
-            self._table = table
+            self._table = replace(
+                table, rollout=table.rollout and begun_anew(table.rollout, self._clock())
+            )
             self._evidence, self._decision = Evidence(), None
             self._remember()
             self._show()
@@ -179,7 +195,7 @@ class Conductor:
             return "unused"
         return "accepted" if self._labels.add(label) else "duplicate"
 
-    def labels_since(self, number: int) -> tuple[int, list[Label]]:
+    def labels_since(self, number: int | None) -> tuple[int, list[Label]]:
         """Return the true values that came since, as `Labels.since`; asked by ingresses."""
         return self._labels.since(number)
 
@@ -189,9 +205,11 @@ class Conductor:
         """Tell MLflow what it doesn't know yet, read the aliases, and follow them."""
         async with self._aliases:
             try:
-                await self._record()
                 seen = await asyncio.to_thread(self._tracker.look)
                 self._note_mlflow("answers")
+                if self._table.unrecorded:
+                    await self._record()
+                    seen = await asyncio.to_thread(self._tracker.look)
                 await self._follow(seen)
             except MlflowUnreachableError as error:
                 self._note_mlflow(f"does not answer: {error}")
@@ -210,8 +228,14 @@ class Conductor:
             for write in self._table.unrecorded:
                 try:
                     await asyncio.to_thread(self._tracker.write, write)
-                except RejectedError as error:  # the others must not wait for ever
+                except MlflowUnreachableError:
+                    self._failed_writes += 1
+                    if self._failed_writes < WRITES:
+                        raise
+                    logger.error("MLflow has not taken %s in %d tries", write, WRITES)
+                except Exception as error:  # noqa: BLE001  # the others must not wait for ever
                     logger.error("MLflow does not take %s: %s", write, error)
+                self._failed_writes = 0
                 done.append(write)
         finally:
             if done:
@@ -345,8 +369,7 @@ class Conductor:
         version, now = model.version.version, self._clock()
         if known is not None and (known.challenger, known.champion) == (version, self._champion):
             last = len(self._policy.steps) - 1
-            paused_at = now if known.is_paused else None
-            state = replace(known, step=min(known.step, last), step_began=now, paused_at=paused_at)
+            state = replace(begun_anew(known, now), step=min(known.step, last))
         else:
             state = State(self._next_epoch(), self._champion, version, 0, now)
         self._evidence, self._labels = Evidence(), Labels()
@@ -521,6 +544,9 @@ class Conductor:
 
     def _publish(self, writes: tuple[Write, ...] = (), **changes: Any) -> None:
         unrecorded = changes.pop("unrecorded", self._table.unrecorded) + writes
+        if len(unrecorded) > MOST_UNRECORDED:
+            logger.error("MLflow has been away for too long: the oldest entries are let go")
+            unrecorded = unrecorded[-MOST_UNRECORDED:]
         table = replace(self._table, epoch=self._next_epoch(), unrecorded=unrecorded, **changes)
         self._table = table
         self._preparations.settle(model.version.version for model in table.held)

@@ -3,9 +3,10 @@
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar
 
+import grpc
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
@@ -14,6 +15,9 @@ from serve_app.control.board import News
 logger = logging.getLogger("ray.serve")
 
 T = TypeVar("T")
+
+UNANSWERED: Final = (RayError, RayServeException, grpc.RpcError, TimeoutError)
+"""What a call to the controller raises while there's none, or it doesn't answer."""
 
 ASK_TIMEOUT_S: Final = 30.0
 """Longest that a long poll, and a controller that is being replaced, are waited for."""
@@ -32,7 +36,7 @@ async def first(ask: Ask[T]) -> News[T] | None:
     try:
         async with asyncio.timeout(FIRST_TIMEOUT_S):
             return await ask(None)
-    except (RayError, RayServeException, TimeoutError) as error:
+    except UNANSWERED as error:
         logger.warning("the controller did not answer: %s", error)
         return None
 
@@ -57,7 +61,7 @@ def keep_following(
                 if news is not None:
                     await use(news.value)
                     known = news.revision
-            except (RayError, RayServeException, TimeoutError) as error:
+            except UNANSWERED as error:
                 logger.debug("no news of the controller: %s", error)
                 lost()
                 await asyncio.sleep(RETRY_S)
@@ -82,6 +86,13 @@ async def _unless(again: asyncio.Event | None, answer: Awaitable[T]) -> T | None
     finally:
         asked.cancel()
         called.cancel()
+
+
+def check(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Raise if a task that runs as long as its replica has ended."""
+    for task in tasks:
+        if task.done():
+            raise RuntimeError(f"{task.get_coro()} has ended")
 
 
 def handle_ask(method: Any, *arguments: Callable[[], Any]) -> Ask[Any]:

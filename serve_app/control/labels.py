@@ -9,6 +9,9 @@ from typing import Any, Final, Literal, NamedTuple
 MOST_VALUES: Final = 100_000
 """Values that are kept at once; the oldest go first."""
 
+MOST_AT_ONCE: Final = 1_000
+"""Labels in one answer, which must fit into one message between replicas."""
+
 LabelState = Literal["accepted", "duplicate", "unused"]
 """What becomes of a true value: it will be compared; its request has one already; no rollout is
 under way."""
@@ -48,7 +51,13 @@ class Labels:
             self._first += 1
         return True
 
-    def since(self, number: int) -> tuple[int, list[Label]]:
-        """Return the number of the next label to come, and those from `number` on."""
-        skipped = max(0, number - self._first)
-        return self._first + len(self._log), list(islice(self._log, skipped, None))
+    def since(self, number: int | None) -> tuple[int, list[Label]]:
+        """Return labels from `number` on, and the number to ask for next.
+
+        Not all at once if they are many. None is for who begins: there is nothing for it yet.
+        """
+        if number is None:
+            return self._first + len(self._log), []
+        begin = max(self._first, number)
+        page = list(islice(self._log, begin - self._first, begin - self._first + MOST_AT_ONCE))
+        return begin + len(page), page

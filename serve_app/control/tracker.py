@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from contract.promotion import Promoter
+
+logger = logging.getLogger("ray.serve")
 
 T = TypeVar("T")
 
@@ -85,7 +88,7 @@ class MlflowTracker:
         if not self._has_said_rollouts or names.TAG_ROLLOUTS not in registered.tags:
             said = "on" if self._settings.rollout.enabled else "off"
             if registered.tags.get(names.TAG_ROLLOUTS) != said:
-                client.set_registered_model_tag(self._name, names.TAG_ROLLOUTS, said)
+                _say(client, self._name, said)
             self._has_said_rollouts = True
         aliases = {alias: str(version) for alias, version in registered.aliases.items()}
         state = None
@@ -138,3 +141,12 @@ class MlflowTracker:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _say(client: MlflowClient, name: str, said: str) -> None:
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+    try:
+        client.set_registered_model_tag(name, names.TAG_ROLLOUTS, said)
+    except MlflowException as error:  # who may only read can still follow
+        logger.warning("training can't be told whether rollouts are on: %s", _first_line(error))

@@ -33,8 +33,8 @@ LINGER_S: Final = 1.0
 Predict = Callable[[Rows, bool], Awaitable[Predictions]]
 """(rows, wants probabilities) -> one outcome a row."""
 
-Remember = Callable[[bytes, Rows], None]
-"""(request id, rows) of a request that was answered."""
+Remember = Callable[[bytes, Rows, int], None]
+"""(request id, rows, bytes of its body) of a request that was answered."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -99,10 +99,11 @@ class Endpoint:
         )
         if b"content-encoding" in headers:
             media.check_encoding(headers[b"content-encoding"])
-        question = self._read(head, await body.read(headers, receive, self._limits))
+        content = await body.read(headers, receive, self._limits)
+        question = self._read(head, content)
         answer = question.write(await self._predictions(question))
         if self._remember is not None and REQUEST_ID in scope:
-            self._remember(scope[REQUEST_ID], question.rows)
+            self._remember(scope[REQUEST_ID], question.rows, len(content))
         return answer
 
     async def _predictions(self, question: Question) -> Sequence[Predictions]:

@@ -24,11 +24,15 @@ MOST_VALUES: Final = 1_000
 """True values in one body: for larger requests none are kept."""
 
 
+PRINTABLE: Final = r"^[^\x00-\x1f\x7f]+$"
+"""What goes on record and onto terminals."""
+
+
 class Command(Strict):
     """What a person wants done with the rollout."""
 
     action: Literal["pause", "resume", "promote", "abort"]
-    reason: str = Field(min_length=1, max_length=500)
+    reason: str = Field(min_length=1, max_length=500, pattern=PRINTABLE)
 
 
 class TrueValue(Strict):
@@ -56,6 +60,7 @@ class RolloutPages:
         self._published = published
         self._command = command
         self._label = label
+        self._labels = None if labels is None else frozenset(labels)
         types = {int} if labels is None else {type(one) for one in labels}
         self._types = types | {int, float} if types & {int, float} else types
         self._limits = body.Limits(min(MOST_BYTES, limits.max_body_bytes), limits.body_timeout_s)
@@ -82,8 +87,10 @@ class RolloutPages:
         """Take a true value."""
         given = await self._read(request, TrueValue)
         values = tuple(given.value) if isinstance(given.value, list) else (given.value,)
-        if given.value is None or not 1 <= len(values) <= MOST_VALUES:
-            raise InvalidBodyError(f"value: must be one value, or a list of 1 to {MOST_VALUES}")
+        if all(value is None for value in values) or not 1 <= len(values) <= MOST_VALUES:
+            raise InvalidBodyError(
+                f"value: must be a true value, or a list of 1 to {MOST_VALUES} with at least one"
+            )
         for at, value in enumerate(values):
             self._check(value, at)
         state = await self._label(Label(given.request_id, values))
@@ -96,6 +103,10 @@ class RolloutPages:
             names = " or ".join(sorted({_NAMES[one] for one in self._types}))
             raise InvalidBodyError(
                 f"value {at}: must be {names}, as the model predicts; got {str(value)[:ECHOED]!r}"
+            )
+        if self._labels is not None and value is not None and value not in self._labels:
+            raise InvalidBodyError(
+                f"value {at}: must be a label that the model knows, got {str(value)[:ECHOED]!r}"
             )
 
     async def _read(self, request: Request, form: type[T]) -> T:

@@ -11,7 +11,7 @@ from serve_app.errors import (
     RolloutConflictError,
     UnsupportedMediaTypeError,
 )
-from serve_app.http.rollout_pages import MOST_VALUES
+from serve_app.http.rollout_pages import MOST_VALUES, PRINTABLE
 from serve_app.models.served import ServedModel
 from serve_app.openapi import schemas
 from serve_app.openapi.operations import Described, Errors, answer, content, operation
@@ -88,7 +88,7 @@ _LAST: Final = {
 _COMMAND: Final = strict(
     {
         "action": {"enum": ["pause", "resume", "promote", "abort"]},
-        "reason": {"type": "string", "minLength": 1, "maxLength": 500},
+        "reason": {"type": "string", "pattern": PRINTABLE, "minLength": 1, "maxLength": 500},
     }
 )
 

@@ -93,6 +93,11 @@ def advanced(state: State, now: float) -> State:
     return replace(state, step=state.step + 1, step_began=now)
 
 
+def begun_anew(state: State, now: float) -> State:
+    """Return the state at the beginning of the same step, for whoever has seen nothing of it."""
+    return replace(state, step_began=now, paused_at=now if state.is_paused else None)
+
+
 def pause(state: State | None, now: float) -> State:
     """Return the state with its clock stopped; raises CommandError if it is already."""
     state = _under_way(state)

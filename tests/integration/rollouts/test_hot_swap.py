@@ -59,8 +59,8 @@ def nothing(directory: Path) -> None:
     ("estimator", "change", "column", "why"),
     [
         (Line(3.0), flip_a_bit, "x", "not a readable skops file"),
-        (Line(3.0), lose_the_model, "x", names.MODEL_FILE),
-        (AlwaysRaising(3.0), nothing, "x", "never"),
+        pytest.param(Line(3.0), lose_the_model, "x", names.MODEL_FILE, marks=pytest.mark.system),
+        pytest.param(AlwaysRaising(3.0), nothing, "x", "never", marks=pytest.mark.system),
         (AlwaysMissing(3.0), nothing, "x", "no finite number"),
         (Line(3.0), nothing, "other", "signature"),
         (Crashing(3.0), nothing, "x", "SIGSEGV"),

@@ -136,6 +136,7 @@ def test_people_promote_without_the_steps_left(staged: Stage) -> None:
     staged.await_champion(first)
 
 
+@pytest.mark.system
 def test_a_champion_moved_by_hand_aborts_the_rollout(staged: Stage) -> None:
     """What the challenger was compared with is gone."""
     first = staged.standing()["champion"]
@@ -150,6 +151,7 @@ def test_a_champion_moved_by_hand_aborts_the_rollout(staged: Stage) -> None:
     staged.await_champion(first)
 
 
+@pytest.mark.system
 def test_the_newest_version_that_waits_is_next(staged: Stage) -> None:
     """A rollout that is under way goes on meanwhile."""
     under_way, passed_over, newest = (staged.add(Line(1.0, PAUSE_S)) for _ in range(3))

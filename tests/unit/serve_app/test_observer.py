@@ -159,10 +159,12 @@ def test_full_queues_are_no_versions_fault() -> None:
 
 
 def test_a_call_without_an_answer_counts_against_its_version() -> None:
-    """All its requests have failed, and the client hears of it."""
-    assert observed(FakeWorkers(v2=NotReadyError("gone")), CHALLENGER) == Evidence(
-        challenger=Arm(2, errors=2.0), live=2
+    """If the other one answers the same; else no worker does, which is nobody's fault."""
+    gone = NotReadyError("gone")
+    assert observed(FakeWorkers(v2=gone), CHALLENGER) == Evidence(
+        Arm(2), Arm(2, errors=2.0), live=2
     )
+    assert observed(FakeWorkers(v1=gone, v2=gone), CHALLENGER) == Evidence()
 
 
 def test_a_shadow_call_without_an_answer_counts_against_the_version_that_failed() -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from serve_app.calls.ask import Ask
+from serve_app.calls.ask import Ask, VersionNotHeldError
 from serve_app.control.conductor import Orders
 from serve_app.loaded import Call, LoadedVersion, Recorder
 from serve_app.model_errors import UnservableModelError
@@ -19,7 +19,7 @@ from serve_app.models import model_files
 from serve_app.models.model import Model
 from serve_app.models.served import ServedVersion
 from serve_app.scaling import BUSY_SHARE, QUEUED_ROWS
-from serve_app.worker import LINGER_S, ModelWorker, Shelf, VersionNotHeldError
+from serve_app.worker import LINGER_S, ModelWorker, Shelf
 from tests import models
 
 ROWS = np.random.default_rng(0).normal(size=(10, 1))
@@ -109,6 +109,7 @@ class NoServer(ModelWorker):
         self._shelf.held.update(held)
         self._deadline_s = deadline_s
         self._overdue = set()
+        self._tasks = []
         self._is_told = asyncio.Event()
 
 

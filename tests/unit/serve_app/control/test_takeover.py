@@ -40,10 +40,11 @@ def test_a_newer_table_is_taken_over_as_it_is() -> None:
     async def scenario() -> None:
         stage = Stage(mlflow=mlflow_in_rollout())
         stage.conductor.adopt(UNDER_WAY)
-        assert stage.table == UNDER_WAY
+        taken_over = replace(UNDER_WAY, rollout=replace(STATE, step_began=stage.clock.now))
+        assert stage.table == taken_over
         await stage.conductor.poll()
         stage.conductor.tick()
-        assert stage.table == UNDER_WAY
+        assert stage.table == taken_over
         assert stage.mlflow.writes == []
         needed = stage.conductor.orders.value.needed
         assert [one.version for one in needed] == ["1", "2", "9"]
@@ -66,14 +67,15 @@ def test_a_table_that_is_no_newer_is_not_taken_over(epoch: int) -> None:
 
 
 def test_a_rollout_taken_over_goes_on_with_its_step() -> None:
-    """Its clock has run on; what was seen before has to be seen again."""
+    """From its beginning: what was seen before has to be seen again."""
 
     async def scenario() -> None:
         stage = Stage(mlflow=mlflow_in_rollout())
         stage.conductor.adopt(UNDER_WAY)
+        stage.observe(GOOD)
         stage.conductor.tick()
         assert stage.serving() == ("1", "2", 0.25)
-        stage.observe(GOOD)
+        stage.go_on(MIN_S)
         stage.conductor.tick()
         assert stage.serving() == ("1", "2", 1.0)
 
