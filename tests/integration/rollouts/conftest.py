@@ -14,7 +14,7 @@ PAUSE_S = 0.002
 """How long the first champion takes, so that another can be slower by a factor."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_stage(
     mlflow_server: str, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
 ) -> Iterator[Stage]:
