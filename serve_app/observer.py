@@ -12,14 +12,13 @@ import numpy.typing as npt
 
 from serve_app.calls.ask import Ask
 from serve_app.calls.workers import Workers
-from serve_app.control.conductor import window_of
 from serve_app.errors import OverloadedError
 from serve_app.models.model import NO_FINITE_ANSWER
 from serve_app.models.predictions import Predictions
 from serve_app.records.rows import Rows
 from serve_app.rollouts.evidence import Arm, Evidence, Pairs
 from serve_app.rollouts.policy import Policy
-from serve_app.routing import Table
+from serve_app.routing import Table, window_of
 
 logger = logging.getLogger("ray.serve")
 

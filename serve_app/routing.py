@@ -67,6 +67,11 @@ class Table:
         return blake2b(named, digest_size=16).digest()
 
 
+def window_of(table: Table) -> tuple[int, int] | None:
+    """Return which step of which rollout a table belongs to; None if there's no rollout."""
+    return (table.rollout.number, table.rollout.step) if table.rollout is not None else None
+
+
 STATUS_UNKNOWN: Final[Mapping[str, Any]] = {
     "rollout": None,
     "last_rollout": None,

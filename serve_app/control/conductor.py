@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from contract import names
 from contract.tracking import MlflowUnreachableError
+from serve_app.control import record
 from serve_app.control.board import Board
 from serve_app.control.fleet import Fleet, Report
 from serve_app.control.labels import Label, Labels, LabelState
+from serve_app.control.port import ChampionMovedError, RejectedError, Seen, Tracker
 from serve_app.control.preparation import Preparations, Rehearse
 from serve_app.model_errors import ModelError, UnservableModelError
 from serve_app.models.served import ServedModel, ServedVersion
@@ -37,8 +36,7 @@ from serve_app.rollouts.rollout import (
     begun_anew,
     decide,
 )
-from serve_app.rollouts.verdicts import Verdict
-from serve_app.routing import STATUS_UNKNOWN, Published, Table, Write
+from serve_app.routing import STATUS_UNKNOWN, Published, Table, Write, window_of
 
 logger = logging.getLogger("ray.serve")
 
@@ -48,9 +46,6 @@ LOAD_TIMEOUT_S: Final = 60.0
 FETCHES: Final = 3
 """How often a version is fetched in vain, with MLflow answering, before it is refused."""
 
-_MOST_OF_A_REASON: Final = 400
-"""Characters: the ten that a step may have fit into one tag."""
-
 WRITES: Final = 100
 """How often something is recorded in vain, with MLflow answering otherwise, before it is let go."""
 
@@ -59,42 +54,6 @@ MOST_UNRECORDED: Final = 1_000
 
 REPORTED_S: Final = 5.0
 """Within this time every worker that runs has reported to a new controller."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What MLflow says at one moment: versions by alias, and the rollout that it knows of."""
-
-    champion: str | None
-    challenger: str | None
-    rollout: State | None = None
-
-
-class ChampionMovedError(Exception):
-    """The promotion makes no sense any more: somebody was quicker; the message says with what."""
-
-
-class RejectedError(Exception):
-    """MLflow has refused something that it will refuse again; the message says why."""
-
-
-class Tracker(Protocol):
-    """MLflow; each method blocks for a bounded time and raises MlflowUnreachableError.
-
-    What MLflow refuses for good raises RejectedError.
-    """
-
-    def look(self) -> Seen:
-        """Return the aliases and the rollout under way."""
-
-    def resolve(self, version: str) -> tuple[ServedVersion, Path]:
-        """Return a version and its verified copy on this node. Raises ModelError too."""
-
-    def write(self, write: Write) -> None:
-        """Record something; doing it twice is as good as once."""
-
-    def promote(self, version: str, judged_against: str, reason: str) -> None:
-        """Move the alias `champion`. Raises ChampionMovedError."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +198,7 @@ class Conductor:
                 done.append(write)
         finally:
             if done:
-                self._publish(unrecorded=_without(done, self._table.unrecorded))
+                self._publish(unrecorded=record.without(done, self._table.unrecorded))
 
     async def _follow(self, seen: Seen) -> None:
         named = {one for one in (seen.champion, seen.challenger) if one is not None}
@@ -298,7 +257,8 @@ class Conductor:
             self._begin(model, seen.rollout)
         elif version in self._refused:
             reason = f"it can't be served: {self._refused[version]}"
-            self._publish((self._end(version, names.ABORTED, (reason,)),))
+            self._ended(version, names.ABORTED, (reason,))
+            self._publish((record.end(version, names.ABORTED, (reason,)),))
 
     @property
     def _champion(self) -> str:
@@ -337,8 +297,7 @@ class Conductor:
     def _refuse(self, version: str, reason: str) -> None:
         logger.warning("version %s is not served: %s", version, reason)
         self._refused[version] = reason
-        tag = reason[: names.LONGEST_TAG]
-        self._publish((Write("version_tag", version, names.TAG_REFUSED, tag),))
+        self._publish((record.refusal(version, reason),))
 
     # The rollout
 
@@ -376,7 +335,9 @@ class Conductor:
         logger.info("rollout of version %s begins", version)
         step = self._policy.steps[state.step]
         self._publish(
-            self._step_record(state, step.weight, "begin", ("the alias challenger names it",)),
+            record.step(
+                state, "begin", ("the alias challenger names it",), self._moment(step.weight)
+            ),
             challenger=model,
             weight=step.weight,
             shadow=self._policy.shadow,
@@ -388,18 +349,17 @@ class Conductor:
         assert state is not None
         state = advanced(state, self._clock())
         weight = self._policy.steps[state.step].weight
-        record = self._step_record(state, weight, "advance", decision.reasons, decision)
+        entries = record.step(state, "advance", decision.reasons, self._moment(weight), decision)
         self._evidence = self._evidence.at_next_step()
         logger.info("version %s gets %g of the requests", state.challenger, weight)
-        self._publish(record, weight=weight, rollout=state)
+        self._publish(entries, weight=weight, rollout=state)
 
     def command(self, action: str, reason: str) -> None:
         """Do what a person wants: pause, resume, promote, abort. Raises CommandError."""
         state, now = self._table.rollout, self._clock()
         if action in ("pause", "resume"):
             changed = (rollout.pause if action == "pause" else rollout.resume)(state, now)
-            record = self._step_record(changed, self._table.weight, action, (reason,))
-            self._publish(record, rollout=changed)
+            self._publish(record.step(changed, action, (reason,), self._moment()), rollout=changed)
         elif action == "promote":
             ordered = rollout.promote(state, reason).reasons[0]
             self._ordered = (state.number, ordered) if state is not None else None
@@ -470,8 +430,7 @@ class Conductor:
         logger.warning("rollout of version %s aborted: %s", state.challenger, "; ".join(reasons))
         writes = self._ending(state, names.ABORTED, reasons)
         if self._attempted == state.number:
-            why = "its rollout was aborted while it was promoted"
-            writes += (Write("take_back", state.challenger, state.champion, why),)
+            writes += (record.taking_back(state),)
         self._publish(
             writes,
             challenger=None,
@@ -480,62 +439,22 @@ class Conductor:
             rollout=None,
         )
 
-    # What is recorded
+    def _moment(self, weight: float | None = None) -> record.Moment:
+        at = self._table.weight if weight is None else weight
+        return record.Moment(self._clock(), self._next_epoch(), at, self._evidence)
 
-    def _ending(self, state: State, outcome: str, reasons: tuple[str, ...]) -> tuple[Write, ...]:
-        return (
-            self._decided(state, self._table.weight, outcome, reasons, self._decision),
-            self._end(state.challenger, outcome, reasons),
-            Write("model_tag", key=names.TAG_ROLLOUT_STATE, value=""),
-        )
-
-    def _end(self, version: str, outcome: str, reasons: tuple[str, ...]) -> Write:
+    def _ended(self, version: str, outcome: str, reasons: tuple[str, ...]) -> None:
+        """Keep what people are told of the last rollout."""
         self._last = {
             "challenger": version,
             "outcome": outcome,
-            "at": self._now_text(),
+            "at": record.time_text(self._clock()),
             "reasons": list(reasons),
         }
-        return Write("end_rollout", version, outcome, "\n".join(reasons))
 
-    def _step_record(
-        self,
-        state: State,
-        weight: float,
-        action: str,
-        reasons: tuple[str, ...],
-        decision: Decision | None = None,
-    ) -> tuple[Write, ...]:
-        return (
-            self._decided(state, weight, action, reasons, decision),
-            Write("model_tag", key=names.TAG_ROLLOUT_STATE, value=json.dumps(state.to_json())),
-        )
-
-    def _decided(
-        self,
-        state: State,
-        weight: float,
-        action: str,
-        reasons: tuple[str, ...],
-        decision: Decision | None,
-    ) -> Write:
-        record = {
-            "at": self._now_text(),
-            "action": action,
-            "champion": state.champion,
-            "step": state.step,
-            "weight": weight,
-            "reasons": [reason[:_MOST_OF_A_REASON] for reason in reasons],
-            "verdicts": [_numbers(verdict) for verdict in decision.verdicts] if decision else [],
-            "evidence": self._evidence.to_json(),
-        }
-        if len(text := json.dumps(record)) > names.LONGEST_TAG:
-            text = json.dumps({**record, "verdicts": []})
-        key = f"{names.TAG_ROLLOUT_DECISION}.{self._next_epoch()}"
-        return Write("version_tag", state.challenger, key, text)
-
-    def _now_text(self) -> str:
-        return datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="seconds")
+    def _ending(self, state: State, outcome: str, reasons: tuple[str, ...]) -> tuple[Write, ...]:
+        self._ended(state.challenger, outcome, reasons)
+        return record.ending(state, outcome, reasons, self._moment(), self._decision)
 
     # What is shown
 
@@ -597,22 +516,3 @@ class Conductor:
             "mlflow": self._mlflow,
             "unrecorded": len(self._table.unrecorded),
         }
-
-
-def _numbers(verdict: Verdict) -> dict[str, Any]:
-    """Return a verdict without its sentence: those that count are among the reasons."""
-    return {"metric": verdict.metric, "outcome": verdict.outcome, **verdict.numbers}
-
-
-def window_of(table: Table) -> tuple[int, int] | None:
-    """Return which step of which rollout a table belongs to; None if there's no rollout."""
-    return (table.rollout.number, table.rollout.step) if table.rollout is not None else None
-
-
-def _without(done: Sequence[Write], writes: tuple[Write, ...]) -> tuple[Write, ...]:
-    """Return what is left to do; a table that was adopted meanwhile may lack what is done."""
-    at = 0
-    for write in done:
-        if writes[at : at + 1] == (write,):
-            at += 1
-    return writes[at:]

@@ -13,7 +13,7 @@ import requests
 
 from contract import names, tracking
 from contract.tracking import MlflowUnreachableError
-from serve_app.control.conductor import ChampionMovedError, RejectedError, Seen
+from serve_app.control.port import ChampionMovedError, RejectedError, Seen
 from serve_app.model_errors import UnservableModelError
 from serve_app.models import registry
 from serve_app.models.served import ServedVersion

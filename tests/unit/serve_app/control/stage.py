@@ -13,15 +13,16 @@ import numpy as np
 
 from contract import names
 from contract.tracking import MlflowUnreachableError
-from serve_app.control.conductor import ChampionMovedError, Conductor, Seen, window_of
+from serve_app.control.conductor import Conductor
 from serve_app.control.fleet import Report
+from serve_app.control.port import ChampionMovedError, Seen
 from serve_app.model_errors import UnservableModelError
 from serve_app.models.served import ServedModel, ServedVersion
 from serve_app.records.signature import Column, Signature
 from serve_app.rollouts.evidence import Arm, Evidence, Pairs
 from serve_app.rollouts.policy import Policy, Step
 from serve_app.rollouts.rollout import State
-from serve_app.routing import Table, Write
+from serve_app.routing import Table, Write, window_of
 
 BEGAN = 1_000_000.0
 MIN_S = 10.0

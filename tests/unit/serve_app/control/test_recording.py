@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from contract import names
-from serve_app.control.conductor import RejectedError
+from serve_app.control.port import RejectedError
 from serve_app.routing import Table, Write
 from tests.unit.serve_app.control.stage import BAD, FakeMlflow, Stage, model_of
 
