@@ -376,3 +376,22 @@ def test_drop_that_dies_at_any_write_is_finished_by_the_next(
     assert tags[names.TAG_ROLLOUT_REASONS] == "5% errors"
     assert made.registry.aliases() == {names.CHAMPION: "1"}
     assert not made.registry.registered().challengers
+
+
+def test_a_promotion_that_came_too_late_is_taken_back(mlflow_client: MlflowClient) -> None:
+    """The old champion is back, on record, and nobody can roll back to the one that is no good."""
+    made = two(mlflow_client, "roll-taken-back")
+    made.promote_challenger("2", "1", "passed all steps", WHO)
+    assert made.take_back("2", "1", "aborted meanwhile", WHO)
+    assert made.registry.aliases() == {names.CHAMPION: "1"}
+    assert record(mlflow_client, "roll-taken-back")[-1].reason == "aborted meanwhile"
+    assert not made.take_back("2", "1", "aborted meanwhile", WHO)
+
+
+def test_what_somebody_else_made_champion_is_not_taken_back(mlflow_client: MlflowClient) -> None:
+    """It is their decision."""
+    made = two(mlflow_client, "roll-not-taken-back")
+    made.promote_candidate(candidate(mlflow_client, "c"), "1", "passed")
+    made.promote_version("3", "by hand")
+    assert not made.take_back("2", "1", "aborted meanwhile", WHO)
+    assert made.registry.champion() == "3"

@@ -1,0 +1,132 @@
+"""True values find their rows, and say which version is further off."""
+
+import asyncio
+from collections.abc import Sequence
+from math import inf
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve_app import feedback
+from serve_app.calls.ask import Ask
+from serve_app.control.labels import Label
+from serve_app.feedback import MOST_BYTES, MOST_ROWS, MOST_ROWS_A_REQUEST, Answered, Feedback, worse
+from serve_app.models.predictions import Predictions
+from serve_app.observer import MIN_SPREAD_VALUES, Observer
+from serve_app.records.rows import Rows
+from serve_app.rollouts.evidence import Pairs
+from serve_app.rollouts.policy import Policy
+from serve_app.rollouts.rollout import State
+from serve_app.routing import Table
+from tests.unit.serve_app.control.stage import model_of
+
+SMALL = 10
+
+
+def rows(*values: float) -> Rows:
+    """Records of one feature."""
+    return np.asarray(values, dtype=np.float64).reshape(-1, 1)
+
+
+def test_rows_are_taken_once() -> None:
+    """Of two requests with one id the last counts."""
+    answered = Answered()
+    answered.add(b"a", rows(1.0), SMALL)
+    answered.add(b"a", rows(2.0, 3.0), SMALL)
+    found = answered.pop(b"a")
+    assert found is not None
+    assert found.tolist() == [[2.0], [3.0]]
+    assert answered.pop(b"a") is None
+
+
+def test_the_oldest_are_forgotten_by_rows_and_by_bytes() -> None:
+    """Empty ones, large ones and heavy ones aren't kept at all."""
+    answered = Answered()
+    for number in range(3):
+        answered.add(b"%d" % number, rows(*[0.0] * MOST_ROWS_A_REQUEST), SMALL)
+    answered.add(b"empty", rows(), SMALL)
+    answered.add(b"large", rows(*[0.0] * (MOST_ROWS_A_REQUEST + 1)), SMALL)
+    answered.add(b"heavy", rows(1.0), MOST_BYTES)
+    assert [answered.pop(name) for name in (b"empty", b"large", b"heavy")] == [None] * 3
+    for number in range(3, 3 + MOST_ROWS // MOST_ROWS_A_REQUEST):
+        answered.add(b"%d" % number, rows(*[0.0] * MOST_ROWS_A_REQUEST), SMALL)
+    assert answered.pop(b"2") is None
+    assert answered.pop(b"3") is not None
+    heavy = Answered()
+    for number in range(100):
+        heavy.add(b"%d" % number, rows(1.0), feedback.MOST_BYTES_A_REQUEST)
+    kept = sum(heavy.pop(b"%d" % number) is not None for number in range(100))
+    assert kept == MOST_BYTES // feedback.MOST_BYTES_A_REQUEST
+
+
+@pytest.mark.parametrize(
+    ("truth", "champion", "challenger", "margin", "expected"),
+    [
+        ([1.0], [1.0], [2.0], 0.0, 1.0),
+        ([1.0], [3.0], [2.0], 0.0, 0.0),
+        ([1.0], [2.0], [0.0], 0.0, 0.5),
+        ([1.0], [1.1], [1.15], 0.1, 0.5),
+        ([1.0, None], [1.0, 0.0], [1.5, 99.0], 0.1, 1.0),
+        ([0.0, 0.0], [3.0, 3.0], [5.0, 0.0], 0.0, 0.0),
+    ],
+)
+def test_numbers_are_compared_by_their_distance(
+    truth: Sequence[Any],
+    champion: list[float],
+    challenger: list[float],
+    margin: float,
+    expected: float,
+) -> None:
+    """On average over the records whose truth is known; a small difference is a tie."""
+    found = Predictions(np.asarray(champion)), Predictions(np.asarray(challenger))
+    assert worse(truth, *found, False, margin) == expected
+
+
+def test_labels_are_compared_by_how_many_are_wrong() -> None:
+    """Near misses count as misses."""
+    truth, champion = ["a", "b"], Predictions(np.asarray(["a", "c"]))
+    assert worse(truth, champion, Predictions(np.asarray(["b", "c"])), True, 0.0) == 1.0
+    assert worse(truth, champion, Predictions(np.asarray(["b", "b"])), True, 0.0) == 0.5
+
+
+def test_no_answer_is_furthest() -> None:
+    """For both it is a tie."""
+    good, none = Predictions(np.asarray([9.0])), Predictions(np.asarray([0.0]), {0: "raised"})
+    assert worse([1.0], good, none, False, inf) == 0.5
+    assert worse([1.0], good, none, False, 5.0) == 1.0
+    assert worse([1.0], none, none, False, 0.0) == 0.5
+
+
+class Slopes:
+    """Workers whose version n answers n times x."""
+
+    async def predict(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+        """Multiply."""
+        return Predictions(rows[:, 0] * float(ask.version))
+
+
+def test_labels_are_joined_with_the_rows_that_are_here() -> None:
+    """Those of other ingresses, and of another number of records, are passed over."""
+
+    async def scenario() -> None:
+        workers: Any = Slopes()
+        observer = Observer(workers, Policy())
+        joined = Feedback(workers, observer)
+        joined.remember(b"before", rows(1.0), SMALL)
+        state = State(7, "1", "2", 0, 0.0)
+        observer.turn(Table(1, model_of("1"), model_of("2"), rollout=state))
+        for number in range(MIN_SPREAD_VALUES):
+            joined.remember(b"%d" % number, rows(1.0 + number), SMALL)
+        labels = [Label(str(number), (1.0 + number,)) for number in range(MIN_SPREAD_VALUES)]
+        strangers = [Label("before", (1.0,)), Label("elsewhere", (1.0,)), Label("0", (1.0, 2.0))]
+        await joined.join([*strangers[:2], *labels[1:], strangers[2]])
+        taken = observer.take()
+        assert taken is None  # too few predictions to say what is far
+        joined.remember(b"more", rows(5.0), SMALL)
+        await joined.join([Label("more", (5.0,))])
+        taken = observer.take()
+        assert taken is not None
+        assert taken[1].quality == Pairs(1, 1.0)
+
+    asyncio.run(scenario())

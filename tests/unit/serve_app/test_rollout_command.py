@@ -1,0 +1,82 @@
+"""What the command line says of a rollout, and how it ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from serve_app.__main__ import main
+from serve_app.description import rollout_of
+from serve_app.rollout_command import written
+from serve_app.rollouts.rollout import State
+from serve_app.routing import STATUS_UNKNOWN, Published, Table
+from tests.unit.serve_app.control.stage import model_of
+
+NOW = 1_000.0
+STATE = State(7, "1", "2", 2, NOW - 41)
+VERDICT = {"metric": "errors", "outcome": "pass", "reason": "errors: none", "numbers": {}}
+UNDER_WAY = Published(
+    Table(5, model_of("1"), model_of("2"), 0.05, 0.2, model_of("9"), rollout=STATE),
+    status={
+        **STATUS_UNKNOWN,
+        "mlflow": "answers",
+        "rollout": {
+            **STATE.to_json(),
+            "steps": [0.0, 0.01, 0.05, 1.0],
+            "evidence": {},
+            "reasons": ["41 s of at least 60 s have passed", "errors: none"],
+            "verdicts": [VERDICT],
+        },
+    },
+)
+
+
+def test_a_rollout_is_drawn_with_what_it_waits_for() -> None:
+    """Weight, step, time, verdicts, and what is still open."""
+    assert written(rollout_of(UNDER_WAY), NOW).splitlines() == [
+        "champion: version 1",
+        "previous: version 9, warm",
+        "challenger: version 2, running",
+        "  [##............................] 5% of the clients, step 3 of 4, for 41 s",
+        "  pass         errors: none",
+        "  waits        41 s of at least 60 s have passed",
+    ]
+
+
+def test_a_paused_rollout_stands_still() -> None:
+    """Its time is that of the pause."""
+    rollout = {**UNDER_WAY.status["rollout"], "paused_at": NOW - 11}
+    paused = replace(UNDER_WAY, status={**UNDER_WAY.status, "rollout": rollout})
+    text = written(rollout_of(paused), NOW)
+    assert "version 2, paused" in text
+    assert "for 30 s" in text
+
+
+def test_without_a_rollout_the_rest_is_said() -> None:
+    """Refusals, the last rollout, what waits, and whether MLflow answers."""
+    last = {"challenger": "2", "outcome": "aborted", "at": "then", "reasons": ["errors: many"]}
+    status = {
+        **STATUS_UNKNOWN,
+        "mlflow": "does not answer: refused",
+        "last_rollout": last,
+        "refused": {"3": "it crashed"},
+        "unrecorded": 2,
+    }
+    table = Table(5, model_of("1"), is_from_cache=True)
+    assert written(rollout_of(Published(table, status=status)), NOW).splitlines() == [
+        "champion: version 1",
+        "MLflow could not be asked: the champion is what was served last",
+        "MLflow: does not answer: refused",
+        "not yet recorded in MLflow: 2 entries",
+        "no rollout is under way",
+        "refused: version 3: it crashed",
+        "last rollout: version 2 aborted, then",
+        "  errors: many",
+    ]
+
+
+def test_nobody_there_is_exit_code_4(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the way out."""
+    assert main(["rollout", "status", "--url", "http://127.0.0.1:9"]) == 4
+    assert "name it with --url or ENDEAVOUR_URL" in capsys.readouterr().err
