@@ -38,6 +38,9 @@ WORKER_HANG_S: Final = LEASE_S / 3
 
 TICK_S: Final = 1.0
 
+FIRST_POLL_S: Final = 4.0
+"""After the start, which has just asked MLflow: the other replicas need the processors first."""
+
 SETTLE_S: Final = 5.0
 """How long a controller that replaces another waits for a replica to show it a newer table."""
 
@@ -142,6 +145,7 @@ class RolloutController:
     async def _poll(self) -> None:
         await self._settled.wait()
         if self._settings.model_served == "mlflow":
+            await asyncio.sleep(FIRST_POLL_S)
             await _every(self._settings.alias_poll_s, self._conductor.poll)
         await asyncio.Event().wait()
 

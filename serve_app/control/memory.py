@@ -13,8 +13,7 @@ from typing import Any
 
 from contract.tracking import MlflowUnreachableError
 from serve_app.model_errors import ModelError
-from serve_app.models import registry
-from serve_app.models.model_cache import ModelCache
+from serve_app.models.private import own
 from serve_app.models.served import ServedVersion, describe
 from serve_app.routing import Table, Write
 from serve_app.settings import Settings
@@ -64,6 +63,8 @@ def recall(settings: Settings) -> Remembered | None:
 
 def fallback(seed: Table, settings: Settings) -> Table:
     """Return the table of what this node has served last, or `seed` if that is as new."""
+    from serve_app.models import registry  # noqa: PLC0415  # imports scikit-learn
+
     remembered = recall(settings)
     if remembered is None or remembered.epoch <= seed.epoch:
         return seed
@@ -81,7 +82,7 @@ def fallback(seed: Table, settings: Settings) -> Table:
 
 
 def _file(settings: Settings) -> Path:
-    ModelCache(settings.cache_dir)  # sees to it that the directory is this user's own
+    own(settings.cache_dir)
     # Versions of one name in two registries have nothing to do with each other.
     is_local = settings.model_served == "local"
     place = settings.model_dir if is_local else settings.mlflow_tracking_uri

@@ -68,17 +68,14 @@ class RolloutPages:
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [
-            Route("/admin/rollout", self.show, methods=["GET"]),
-            Route("/admin/rollout", self.act, methods=["POST"]),
+            Route("/admin/rollout", self.rollout, methods=["GET", "POST"]),
             Route("/feedback", self.feedback, methods=["POST"]),
         ]
 
-    async def show(self, request: Request) -> Response:
-        """Say how the rollout stands."""
-        return _json(rollout_of(self._published()))
-
-    async def act(self, request: Request) -> Response:
-        """Pause, resume, promote or abort."""
+    async def rollout(self, request: Request) -> Response:
+        """Say how the rollout stands; or pause, resume, promote or abort it."""
+        if request.method != "POST":
+            return _json(rollout_of(self._published()))
         wanted = await self._read(request, Command)
         await self._command(wanted.action, wanted.reason)
         return _json({"action": wanted.action}, 202)

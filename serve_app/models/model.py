@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.models import blame, linear
+from serve_app.models import blame
 from serve_app.models.blame import Block, Predict
 from serve_app.models.predictions import Predictions
 from serve_app.records.rows import Rows, frame
@@ -57,6 +57,8 @@ class Model:
 
     @cached_property
     def _estimate(self) -> Predict:
+        from serve_app.models import linear  # noqa: PLC0415  # imports scikit-learn: for workers only
+
         return linear.arithmetic(self.estimator) or self._taking_rows(self.estimator.predict)
 
     def _taking_rows(self, predict: Predict) -> Predict:

@@ -9,10 +9,8 @@ import tempfile
 from pathlib import Path
 
 from contract import tracking
-from serve_app.model_errors import ModelError
 from serve_app.models import model_files
-
-OWNER_ONLY = 0o700
+from serve_app.models.private import own
 
 
 class ModelCache:
@@ -25,7 +23,7 @@ class ModelCache:
         self._files = directory / "files"
         self._versions = directory / "versions"
         self._directory = directory
-        _own(directory)
+        own(directory)
 
     def get(self, digest: str) -> Path | None:
         """Return the copy with this digest; one that has been changed is deleted."""
@@ -88,20 +86,3 @@ def _download(name: str, version: str, scratch: Path) -> Path:
         raise tracking.MlflowUnreachableError(
             f"version {version} of {name!r} could not be fetched: {error}"
         ) from error
-
-
-def _own(directory: Path) -> None:
-    try:
-        directory.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
-        owner = directory.stat().st_uid
-        if owner == os.getuid():
-            directory.chmod(OWNER_ONLY)
-            return
-    except OSError as error:
-        raise ModelError(
-            f"{directory} can't hold copies of models: {error}: set MODEL_CACHE_DIR"
-        ) from error
-    raise ModelError(
-        f"{directory} belongs to user {owner}, who could change the models in it: "
-        "set MODEL_CACHE_DIR to a directory of your own"
-    )

@@ -105,8 +105,9 @@ def components(model: ServedModel) -> dict[str, Schema]:
 
 
 def _true_value(model: ServedModel) -> Schema:
-    one = {"anyOf": [{"type": kind} for kind in _kinds(model)]}
-    each = {"anyOf": [*one["anyOf"], {"type": "null"}]}
+    one = {"type": "number"} if model.labels is None else {"enum": list(model.labels)}
+    each = {"anyOf": [one, {"type": "null"}]}
+    known = {"contains": one}
     return strict(
         {
             "request_id": {
@@ -117,16 +118,10 @@ def _true_value(model: ServedModel) -> Schema:
             "value": {
                 "description": "The true value; of a request with many records a list, null where "
                 "it isn't known.",
-                "anyOf": [*one["anyOf"], schemas.many(each, MOST_VALUES)],
+                "anyOf": [one, {**schemas.many(each, MOST_VALUES), **known}],
             },
         }
     )
-
-
-def _kinds(model: ServedModel) -> list[str]:
-    kinds: dict[type, str] = {bool: "boolean", str: "string"}
-    found = {kinds.get(type(label), "number") for label in model.labels or ()}
-    return sorted(found) or ["number"]
 
 
 def paths(model: ServedModel) -> Described:

@@ -64,7 +64,9 @@ def nothing(directory: Path) -> None:
         (AlwaysMissing(3.0), nothing, "x", "no finite number"),
         (Line(3.0), nothing, "other", "signature"),
         (Crashing(3.0), nothing, "x", "SIGSEGV"),
-        (Hanging(3.0), nothing, "x", f"within {LOAD_TIMEOUT_S:g} s"),
+        pytest.param(
+            Hanging(3.0), nothing, "x", f"within {LOAD_TIMEOUT_S:g} s", marks=pytest.mark.system
+        ),
     ],
 )
 def test_a_version_that_cannot_be_served_never_gets_traffic(

@@ -123,6 +123,7 @@ def test_people_pause_resume_and_abort(staged: Stage) -> None:
     assert f"last rollout: version {version} aborted" in command(staged, "status").stdout
 
 
+@pytest.mark.system
 def test_people_promote_without_the_steps_left(staged: Stage) -> None:
     """Nobody has to wait; and one command goes back."""
     first = staged.standing()["champion"]

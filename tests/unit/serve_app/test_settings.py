@@ -46,7 +46,7 @@ def test_the_shipped_config_holds_settings_that_fit() -> None:
     settings.resolve(settings.args_of(config), {})
     cpus = sum(
         deployment["ray_actor_options"]["num_cpus"]
-        * deployment["autoscaling_config"]["max_replicas"]
+        * deployment.get("autoscaling_config", {"max_replicas": 1})["max_replicas"]
         for deployment in config["applications"][0]["deployments"]
     )
     assert cpus <= 1.0
