@@ -8,6 +8,7 @@ from pathlib import Path
 from launcher.errors import SettingError
 from launcher.layout import Layout
 from launcher.ports import Ports
+from serve_app.access.key_file import FILE_VARIABLE
 
 DRAIN_S = 2
 
@@ -26,6 +27,11 @@ def of_file(file: Path) -> dict[str, str]:
             raise SettingError(f"{file}:{number}: must be NAME=value, got {text!r}")
         values[name] = value
     return values
+
+
+def api_keys(layout: Layout) -> dict[str, str]:
+    """Return what names the keys' file, once there's one in the usual place."""
+    return {FILE_VARIABLE: str(layout.api_keys)} if layout.api_keys.is_file() else {}
 
 
 def of_cluster(
@@ -64,7 +70,13 @@ def of_cluster(
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.ingress_http_first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.ingress_http_last),
     }
-    result = {**of_file(layout.root / "serve.env"), **own, **environ, **moved}
+    result = {
+        **of_file(layout.root / "serve.env"),
+        **own,
+        **api_keys(layout),
+        **environ,
+        **moved,
+    }
     result["PATH"] = os.pathsep.join([str(_bin_folder()), environ.get("PATH", os.defpath)])
     result["PYTHONPATH"] = str(layout.root)
     result["PYTHONUNBUFFERED"] = "1"

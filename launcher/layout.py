@@ -39,6 +39,11 @@ class Layout:
         return self.var / "cache"
 
     @property
+    def api_keys(self) -> Path:
+        """The API keys that `python -m serve_app keys` writes, unless a variable names others."""
+        return self.var / "api_keys"
+
+    @property
     def state(self) -> Path:
         """What runs, for `make stop` and `make train`."""
         return self.var / "run.json"

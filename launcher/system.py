@@ -37,6 +37,7 @@ from launcher.errors import LaunchError, SettingError, UnreachableError
 from launcher.layout import Layout
 from launcher.processes import Child
 from serve_app import settings
+from serve_app.access.key_file import NO_KEYS, KeySource
 from serve_app.control import memory
 
 LOOPBACK: Final = "127.0.0.1"
@@ -100,7 +101,11 @@ class System:
         preflight.check_tools(["ray", "serve", "mlflow"])
         self._layout.make()
         config = strict.read_yaml(self._layout.root / "serve_config.yaml")
-        chosen = settings.resolve(settings.args_of(config), self._environ)
+        environ = {**environment.api_keys(self._layout), **self._environ}
+        chosen = settings.resolve(settings.args_of(config), environ)
+        self._asks_for_keys = KeySource(chosen.api_keys_file, environ).is_on
+        if chosen.env == "production" and not self._asks_for_keys:
+            raise SettingError(NO_KEYS)
         uri = tracking.tracking_uri(self._environ)
         self._needs_mlflow = chosen.model_served == "mlflow" and uri is None
         if chosen.model_served == "mlflow" and uri is not None:
@@ -251,8 +256,11 @@ class System:
             self._run.save(self._layout.state)
 
     def _welcome(self, run: state.Run) -> None:
-        record = serving.example(run.address)
-        curl = f"""curl --json '{{"X": {record}}}' localhost:{self._ports.http}/stream"""
+        curl = f"""curl -H 'x-api-key: ID.SECRET' localhost:{self._ports.http}/model"""
+        if not self._asks_for_keys:
+            console.complain(f"ANYBODY MAY ASK: {NO_KEYS}")
+            record = serving.example(run.address)
+            curl = f"""curl --json '{{"X": {record}}}' localhost:{self._ports.http}/stream"""
         lines = [f"\nEndeavour answers at {run.address}"]
         if run.mlflow_uri:
             lines.append(f"  MLflow         {mlflow_server.without_password(run.mlflow_uri)}")

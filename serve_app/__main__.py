@@ -1,4 +1,4 @@
-"""The model that would be served, and the rollout of one that is: `check`, `export`, `rollout`."""
+"""What operators ask: `check`, `export` (the model), `rollout` (of a running service), `keys`."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from contract import strict
 from contract.tracking import MlflowUnreachableError
-from serve_app import rollout_command, settings
+from serve_app import keys_command, rollout_command, settings
 from serve_app.model_errors import ModelError
 
 
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--to", type=Path, required=True, help="the directory; replaced if a model")
     export.set_defaults(command=_export)
     rollout_command.add_parsers(commands)
+    keys_command.add_parsers(commands)
     return parser
 
 

@@ -10,6 +10,7 @@ from ray.serve import Application
 from contract.strict import SettingsError
 from contract.tracking import MlflowUnreachableError
 from serve_app import settings
+from serve_app.access.key_file import NO_KEYS, KeySource
 from serve_app.control.seed import seed
 from serve_app.controller import RolloutController
 from serve_app.ingress import Ingress
@@ -59,6 +60,7 @@ def build(args: dict[str, Any]) -> Application:
         )
     try:
         chosen = settings.resolve(args, os.environ)
+        _check_keys(chosen)
         table = seed(chosen)
     except (SettingsError, MlflowUnreachableError, ModelError) as error:
         raise CannotStartError(str(error)) from None
@@ -66,3 +68,11 @@ def build(args: dict[str, Any]) -> Application:
     worker = _MODEL_WORKER.bind(controller, table, chosen)
     application: Application = _INGRESS.bind(worker, controller, table, chosen)
     return application
+
+
+def _check_keys(chosen: settings.Settings) -> None:
+    """Say loudly that nobody is asked for a key, or refuse that. Raises SettingsError."""
+    if not KeySource(chosen.api_keys_file, os.environ).is_on:
+        if chosen.env == "production":
+            raise SettingsError(NO_KEYS)
+        logger.warning("ANYBODY MAY ASK: %s", NO_KEYS)

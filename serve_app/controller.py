@@ -65,7 +65,9 @@ class RolloutController:
             for work in (self._settle, self._tick, self._poll)
         ]
 
-    async def follow_table(self, known: int | None, held: Table | None) -> News[Published]:
+    async def follow_table(
+        self, known: int | None, ingress: str, held: Table | None
+    ) -> News[Published]:
         """Return the table when it isn't the `known` one; asked by ingresses.
 
         `held` is what the ingress goes by: it may be newer than ours if we replace a controller.
@@ -74,6 +76,7 @@ class RolloutController:
             self._conductor.adopt(held)
             self._has_shown.set()
         await self._settled.wait()
+        self._conductor.note_ingress(ingress)
         return await self._conductor.published.wait(known, HANG_S)
 
     async def follow_orders(self, known: int | None, worker: str, report: Report) -> News[Orders]:

@@ -15,6 +15,10 @@ ECHOED: Final = 100
 """Most characters of a client's own text that an error repeats."""
 
 
+CHALLENGE: Final = 'Bearer realm="endeavour", Basic realm="endeavour", charset="UTF-8"'
+"""How a client may say who it is (RFC 9110): Basic is what browsers ask people for."""
+
+
 class ServeError(Exception):
     """An answer other than 200. `detail` says what is wrong, where, and the way out."""
 
@@ -93,6 +97,21 @@ class UnknownParameterError(ServeError):
     status, code, title = 400, "invalid_parameter", "A query parameter can't be used"
 
 
+class UnauthenticatedError(ServeError):
+    """The request holds no API key, or none that is known."""
+
+    status, code, title = 401, "unauthenticated", "An API key is needed"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"www-authenticate": CHALLENGE})
+
+
+class ForbiddenError(ServeError):
+    """The API key is known, but isn't for this."""
+
+    status, code, title = 403, "forbidden", "The API key is not for this"
+
+
 class NoSuchRouteError(ServeError):
     """No route has this path."""
 
@@ -160,6 +179,12 @@ class UnpredictableRecordsError(ServeError):
     """The model raised, or gave no finite number, for records that fit its signature."""
 
     status, code, title = 422, "unpredictable_records", "The model has no answer for these records"
+
+
+class RateLimitedError(ServeError):
+    """The API key is used more often than it may be."""
+
+    status, code, title = 429, "rate_limited", "The API key is used too often"
 
 
 class OverloadedError(ServeError):

@@ -13,6 +13,8 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Scope
 
 from serve_app import scaling
+from serve_app.access.key_file import KeySource
+from serve_app.access.rates import Rates
 from serve_app.calls.workers import Workers
 from serve_app.control import following, memory
 from serve_app.control.labels import Label, LabelState
@@ -20,6 +22,8 @@ from serve_app.errors import NotReadyError, RolloutConflictError
 from serve_app.feedback import Feedback
 from serve_app.garbage import collect_rarely
 from serve_app.http.body import Limits
+from serve_app.http.gate import Gate
+from serve_app.http.guard import Guard
 from serve_app.http.routes import Application, Service
 from serve_app.http.switch import Switch
 from serve_app.lane import Lane
@@ -32,6 +36,8 @@ logger = logging.getLogger("ray.serve")
 READY_TIMEOUT_S: Final = 5.0
 CONTROL_TIMEOUT_S: Final = 5.0
 REPORT_PERIOD_S: Final = 1.0
+KEYS_PERIOD_S: Final = 2.0
+LINES_PERIOD_S: Final = 1.0
 MIN_CALLS_UNDER_WAY: Final = 2
 
 
@@ -68,7 +74,13 @@ class Ingress:
         self._feedback = Feedback(self._workers, self._observer)
         self._lanes: dict[str, Lane] = {}
         self._has_lost_controller = False
-        ask = following.handle_ask(controller.follow_table, self._held)
+        limits = settings.limits
+        self._singles = Gate(limits.max_requests, limits.max_bytes_under_way)
+        self._batches = Gate(limits.max_requests, limits.max_bytes_under_way)
+        self._keys = KeySource(settings.api_keys_file, os.environ)
+        self._rates = Rates()
+        ingress = serve.get_replica_context().replica_id.unique_id
+        ask = following.handle_ask(controller.follow_table, lambda: ingress, self._held)
         news = await following.first(ask)
         self._published = (
             news.value
@@ -76,20 +88,24 @@ class Ingress:
             else Published(await asyncio.to_thread(memory.fallback, seed, settings))
         )
         self._switch = Switch((await self._build(self._published.table))[CHAMPION])
+        self._guard = Guard(self._switch, self._keys, self._rates)
         await self._use(self._published)
+        loop = asyncio.get_running_loop()
         self._tasks = [
             following.keep_following(ask, self._use, self._lose),
-            asyncio.get_running_loop().create_task(self._report(), context=contextvars.Context()),
+            loop.create_task(self._report(), context=contextvars.Context()),
+            loop.create_task(self._refresh_keys(), context=contextvars.Context()),
+            loop.create_task(self._keep_lines(), context=contextvars.Context()),
         ]
 
-    def __serve_build_asgi_app__(self) -> Switch:
+    def __serve_build_asgi_app__(self) -> Guard:
         """Return the routes; called by Serve after the constructor."""
         collect_rarely()
-        return self._switch
+        return self._guard
 
     def endpoint(self, scope: Scope) -> ASGIApp | None:
         """Return what answers this request without Serve's own steps; asked by `front.Front`."""
-        return self._switch.endpoint(scope)
+        return self._guard.endpoint(scope)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what `scaling.ingress_policy` decides by; called by Serve."""
@@ -118,6 +134,7 @@ class Ingress:
             return
         applications = await self._build(table)
         self._observer.turn(table)
+        self._rates.divide(published.ingresses)
         challenger = applications.get(CHALLENGER)
         self._switch.turn(applications[CHAMPION], challenger, table.salt, table.weight)
         self._published = published
@@ -140,6 +157,8 @@ class Ingress:
             predict=lane.predict,
             check=partial(self._check, lane),
             limits=Limits(limits.max_body_bytes, limits.body_timeout_s),
+            singles=self._singles,
+            batches=self._batches,
             max_batch_records=limits.max_batch_records,
             published=lambda: self._published,
             command=self._command,
@@ -204,6 +223,18 @@ class Ingress:
                 logger.debug("the controller does not answer: %s", error)
             except Exception as error:  # noqa: BLE001  # whatever a model does, reports go on
                 logger.warning("true values could not be compared: %s", error)
+
+    async def _keep_lines(self) -> None:
+        """See that the workers are there. Ends with this replica."""
+        while True:
+            await asyncio.sleep(LINES_PERIOD_S)
+            self._workers.look_after()
+
+    async def _refresh_keys(self) -> None:
+        """Go by the key file as it is now. Ends with this replica."""
+        while True:
+            await asyncio.sleep(KEYS_PERIOD_S)
+            await asyncio.to_thread(self._keys.refresh)
 
     async def check_health(self) -> None:
         """Raise if this replica follows the controller no more; called by Serve."""

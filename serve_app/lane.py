@@ -44,9 +44,9 @@ class Lane:
             for wants_probabilities in (False, True)
         }
 
-    def predict(self, rows: Rows, wants_probabilities: bool) -> Any:
+    def predict(self, rows: Rows, wants_probabilities: bool, within_s: float | None = None) -> Any:
         """Return what gives one outcome for each of `rows`; raises as `Coalescer.predict`."""
-        return self._coalescers[wants_probabilities].predict(rows)
+        return self._coalescers[wants_probabilities].predict(rows, within_s)
 
     def application(self, role: Role, service: Callable[["Lane", Role], Service]) -> Application:
         """Return the routes for this version in a role; made by `service` the first time."""

@@ -19,6 +19,7 @@ ACTIONS: Final = {
 }
 
 URL_VARIABLE: Final = "ENDEAVOUR_URL"
+KEY_VARIABLE: Final = "ENDEAVOUR_API_KEY"
 TIMEOUT_S: Final = 10.0
 
 _EXIT_CODES: Final = {409: 3}
@@ -44,7 +45,11 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         default=os.environ.get(URL_VARIABLE) or f"http://127.0.0.1:{port}",
         help=f"address of the service (default: ${URL_VARIABLE}, else %(default)s)",
     )
-    rollout = commands.add_parser("rollout", help="look at a rollout, or act on it")
+    rollout = commands.add_parser(
+        "rollout",
+        help="look at a rollout, or act on it",
+        description=f"A service with API keys asks for one with the scope admin: ${KEY_VARIABLE}.",
+    )
     actions = rollout.add_subparsers(required=True, metavar="ACTION", dest="action")
     status = actions.add_parser("status", parents=[shared], help="say how the rollout stands")
     status.add_argument("--json", action="store_true", help="print all that is known, as JSON")
@@ -72,7 +77,9 @@ def _act(options: argparse.Namespace) -> str:
 def _asked(method: str, url: str, content: Mapping[str, str] | None = None) -> requests.Response:
     route = f"{url.rstrip('/')}/admin/rollout"
     try:
-        answer = requests.request(method, route, json=content, timeout=TIMEOUT_S)
+        answer = requests.request(
+            method, route, json=content, headers=_headers(), timeout=TIMEOUT_S
+        )
     except requests.RequestException as error:
         raise ServiceError(
             f"no service answers at {url}: name it with --url or {URL_VARIABLE} "
@@ -85,7 +92,15 @@ def _asked(method: str, url: str, content: Mapping[str, str] | None = None) -> r
         detail = str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
         detail = answer.text[:ECHOED]
+    if answer.status_code in (401, 403):
+        detail += f" (set {KEY_VARIABLE} to a key with the scope admin)"
     raise ServiceError(f"{answer.status_code}: {detail}", _EXIT_CODES.get(answer.status_code, 1))
+
+
+def _headers() -> dict[str, str]:
+    """Return the API key's header; it comes by the environment, as arguments are for all to see."""
+    key = os.environ.get(KEY_VARIABLE)
+    return {"x-api-key": key} if key else {}
 
 
 def written(standing: Mapping[str, Any], now: float) -> str:

@@ -92,3 +92,5 @@ class Published:
     known yet."""
     status: Mapping[str, Any] = field(default_factory=lambda: STATUS_UNKNOWN)
     """What `/model` and `/admin/rollout` show beside the table, as JSON."""
+    ingresses: int = 1
+    """How many ingresses there are: each lets through its part of a key's rate."""

@@ -4,9 +4,9 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from contract import names, strict, tracking
 from serve_app.rollouts.policy import Policy
@@ -21,11 +21,20 @@ class Limits(strict.Strict):
     max_batch_records: PositiveInt = Field(
         default=100_000, description="Most records in one /batch request; more get 413"
     )
+    max_requests: PositiveInt = Field(
+        default=256,
+        description="Requests that one ingress has under way on /stream, and as many on all other "
+        "routes that predict; more get 503 at once",
+    )
+    max_bytes_under_way: PositiveInt = Field(
+        default=256 * 2**20,
+        description="Bytes of the bodies of each of these two; more get 503 at once",
+    )
     max_queued_rows: PositiveInt = Field(
         default=200_000, description="Rows that may wait in one ingress; more get 503"
     )
     body_timeout_s: PositiveFloat = Field(
-        default=10.0, description="Longest a request's body may take to arrive; then 408"
+        default=8.0, description="Longest a request's body may take to arrive; then 408"
     )
     deadline_s: PositiveFloat = Field(
         default=30.0, description="Longest a request waits for its prediction; then 504"
@@ -69,6 +78,13 @@ class Settings(strict.Strict):
     extra_trusted_types: tuple[str, ...] = Field(
         default=(), description="Types of your own that a model file may hold; they run at load"
     )
+    env: Literal["development", "production"] = Field(
+        default="development", description="production: without API keys nothing starts"
+    )
+    api_keys_file: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
+        default=None,
+        description="File with API keys, as `python -m serve_app keys` writes it, on each node",
+    )
     alias_poll_s: PositiveFloat = Field(
         default=2.0, description="How often MLflow is asked which version is champion, in seconds"
     )
@@ -87,6 +103,8 @@ _ENVIRONMENT = {
     "MODEL_SERVED": "model_served",
     "MODEL_DIR": "model_dir",
     "MODEL_CACHE_DIR": "cache_dir",
+    "ENDEAVOUR_ENV": "env",
+    "ENDEAVOUR_API_KEYS_FILE": "api_keys_file",
 }
 
 

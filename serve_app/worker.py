@@ -100,7 +100,7 @@ class ModelWorker:
             lambda version: registry.load(version, settings), settings.load_timeout_s
         )
         self._deadline_s = settings.limits.deadline_s
-        self._server = Server(self.predict)
+        self._server = Server(self.predict, self._busy_s)
         self._address = await self._listen()
         worker = serve.get_replica_context().replica_id.unique_id
         ask = following.handle_ask(controller.follow_orders, lambda: worker, self._report)
@@ -155,6 +155,12 @@ class ModelWorker:
         """Return what answers the calls under way, if there are any; Serve awaits it at the end."""
         server: Server | None = getattr(self, "_server", None)
         return server.close(self._deadline_s) if server is not None and server.is_busy else None
+
+    def _busy_s(self) -> float:
+        """Return for how long a model has been busy with one batch."""
+        now = time.monotonic()
+        ages = (loaded.recorder.batch_age_s(now) for loaded in self._shelf.held.values())
+        return max(ages, default=0.0)
 
     async def predict(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
         """Return one outcome for each of `rows`, shape (records, features), in order.

@@ -5,6 +5,7 @@ Serving loads them as types that its settings name.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -135,6 +136,42 @@ class Hanging(Line):
         return self.line(x)
 
 
+RAISES, CANCELS, EXITS, INTERRUPTS, FALLS_SHORT, HAS_NONE, HANGS, CRASHES = range(101, 109)
+"""Records with which a `Moody` model does as they say."""
+
+
+class Moody(Line):
+    """Does what some records say, for the whole batch that they are in."""
+
+    def answer(self, x: Values) -> Values:
+        """Look for such a record."""
+        said = set(x.tolist())
+        raised: dict[float, BaseException] = {
+            RAISES: ValueError("no idea"),
+            CANCELS: asyncio.CancelledError(),
+            EXITS: SystemExit(1),
+            INTERRUPTS: KeyboardInterrupt(),
+        }
+        for mood in said & raised.keys():
+            raise raised[mood]
+        if FALLS_SHORT in said:
+            return self.line(x)[:-1]
+        if HANGS in said:
+            time.sleep(3600)
+        if CRASHES in said:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return np.where(x == HAS_NONE, np.nan, self.line(x))
+
+
+class Costly(Line):
+    """Takes `pause_s` for each record, so that its capacity is known."""
+
+    def answer(self, x: Values) -> Values:
+        """Take its time for all but the first, which `predict` has waited for."""
+        time.sleep(self.pause_s * (len(x) - 1))
+        return self.line(x)
+
+
 ALL = (
     Line,
     Raising,
@@ -145,6 +182,8 @@ ALL = (
     Forgetful,
     Crashing,
     Hanging,
+    Moody,
+    Costly,
 )
 
 TRUSTED = [f"{one.__module__}.{one.__name__}" for one in ALL]

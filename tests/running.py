@@ -67,13 +67,20 @@ class Running:
         content: dict[str, Any] = json.loads((self.root / "var" / "run.json").read_text())
         return content
 
+    @property
+    def key(self) -> str:
+        """The API key that tests of this system use; empty if it asks for none."""
+        return self.environ.get("ENDEAVOUR_API_KEY", "")
+
     def post(self, route: str, body: Any, **options: Any) -> requests.Response:
         """Send JSON."""
-        return requests.post(f"{self.url}{route}", json=body, timeout=ASK_TIMEOUT_S, **options)
+        options = {"timeout": ASK_TIMEOUT_S, "headers": {"x-api-key": self.key}, **options}
+        return requests.post(f"{self.url}{route}", json=body, **options)
 
     def get(self, route: str) -> requests.Response:
         """Ask for a route."""
-        return requests.get(f"{self.url}{route}", timeout=ASK_TIMEOUT_S)
+        headers = {"x-api-key": self.key}
+        return requests.get(f"{self.url}{route}", headers=headers, timeout=ASK_TIMEOUT_S)
 
     def has_started(self) -> bool:
         """Whether MLflow, Ray and their own processes are there, though maybe none answers."""
@@ -181,7 +188,7 @@ def environ(free_port: Callable[[], int], **changes: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("RAY_", "MLFLOW_", "MODEL_")) and name != "PYTHONPATH"
+        if not name.startswith(("RAY_", "MLFLOW_", "MODEL_", "ENDEAVOUR_")) and name != "PYTHONPATH"
     }
     return {**kept, **ports(free_port), **changes}
 

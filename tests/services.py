@@ -5,6 +5,7 @@ from typing import Any
 from serve_app.control.labels import Label, LabelState
 from serve_app.http.body import Limits
 from serve_app.http.endpoint import Predict
+from serve_app.http.gate import Gate
 from serve_app.http.routes import Service
 from serve_app.models.served import ServedModel
 from serve_app.routing import CHAMPION, Published, Table
@@ -46,6 +47,8 @@ def service(model: ServedModel, predict: Predict, **changes: Any) -> Service:
         "role": CHAMPION,
         "check": all_well,
         "limits": LIMITS,
+        "singles": Gate(100, 2**30),
+        "batches": Gate(100, 2**30),
         "max_batch_records": 100,
         "published": lambda: published,
         "command": Commands(),

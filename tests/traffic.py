@@ -23,7 +23,6 @@ import aiohttp
 from tests import running
 
 ANSWER_TIMEOUT_S = 30.0
-CONNECTIONS = 64
 MOST_REMEMBERED = 20
 BATCH_EVERY = 10
 BATCH_ROWS = 5
@@ -45,6 +44,11 @@ class Task:
     """Versions whose own errors (422) are no loss."""
     closed: int = 0
     """If not 0, a closed loop instead: so many senders, each of which waits for its answer."""
+    key: str = ""
+    """API key, if the service asks for one."""
+    connections: int = 64
+    sheds: bool = False
+    """Whether a 503 with `retry-after` is no loss."""
 
 
 @dataclass
@@ -56,6 +60,10 @@ class Ledger:
     """Right answers by `<version> <role>`."""
     refused: dict[str, int] = field(default_factory=dict)
     """Errors of models that may fail, likewise."""
+    shed: int = 0
+    """Requests that were refused with 503 and `retry-after`."""
+    shed_s: list[float] = field(default_factory=list)
+    """How long each of these took."""
     lost: list[str] = field(default_factory=list)
     """What became of the first requests that were lost or answered wrong."""
     lost_count: int = 0
@@ -68,7 +76,7 @@ class Ledger:
     @property
     def answered(self) -> int:
         """How many requests have an answer that may be."""
-        return sum(self.right.values()) + sum(self.refused.values())
+        return sum(self.right.values()) + sum(self.refused.values()) + self.shed
 
     def touched(self, version: str) -> int:
         """How many requests a version has answered as challenger."""
@@ -162,13 +170,18 @@ class Sender:
             async with self._session.post(
                 f"{self._task.url}/{'batch' if is_batch else 'stream'}",
                 json={"X": xs if is_batch else x},
-                headers={"x-client-id": client},
+                headers={"x-client-id": client, "x-api-key": self._task.key},
             ) as answer:
                 content = await answer.json(content_type=None)
         except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
             self._lose(f"request {number}: {type(error).__name__}: {error}")
             return
-        self.ledger.latencies_s.append(time.monotonic() - due)
+        took_s = time.monotonic() - due
+        if self._task.sheds and answer.status == 503 and "retry-after" in answer.headers:
+            self.ledger.shed += 1
+            self.ledger.shed_s.append(took_s)
+            return
+        self.ledger.latencies_s.append(took_s)
         self._judge(number, client, xs, answer, content)
 
     def _judge(
@@ -211,7 +224,7 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     loop.add_reader(sys.stdin, end.set)
     timeout = aiohttp.ClientTimeout(ANSWER_TIMEOUT_S)
-    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
+    connector = aiohttp.TCPConnector(limit=task.connections)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
         ledger = await Sender(task, session).run(end)
     print(json.dumps(asdict(ledger)))

@@ -6,6 +6,7 @@ connection, and Serve does what it is best at: it starts workers, watches them, 
 """
 
 import asyncio
+import contextvars
 import hmac
 import itertools
 import secrets
@@ -20,7 +21,14 @@ from serve_app.models.predictions import Predictions
 from serve_app.records.rows import Rows
 
 HELLO_TIMEOUT_S: Final = 5.0
+
+MOST_UNANSWERED: Final = 8
+"""Pings, one a second; a worker that says nothing for longer has stopped, or hangs. Counted, as
+an ingress that was itself stopped for a while knows nothing of its workers."""
+
 MAX_HELLO_BYTES: Final = 1024
+
+STUCK_S: Final = 3.0
 
 Answer = Callable[[Rows, tuple[int, ...], Ask], Awaitable[Predictions]]
 """(rows, row counts of the requests in them, what is asked) -> one outcome a row."""
@@ -69,10 +77,14 @@ class _Frames(asyncio.Protocol):
 
 
 class Server:
-    """A worker's end: takes connections from those who know its secret, and answers their calls."""
+    """A worker's end: takes connections from those who know its secret, and answers their calls.
 
-    def __init__(self, answer: Answer) -> None:
+    `busy_s` says for how many seconds the model has been busy with what it has now.
+    """
+
+    def __init__(self, answer: Answer, busy_s: Callable[[], float] = lambda: 0.0) -> None:
         self._answer = answer
+        self.busy_s = busy_s
         self.secret = secrets.token_hex(16)
         self._server: asyncio.Server | None = None
         self._calls: set[asyncio.Task[None]] = set()
@@ -144,6 +156,8 @@ class _Served(_Frames):
     def _received(self, head: Head, payload: bytearray) -> None:
         if not self._is_trusted:
             self._trust(head)
+        elif "ping" in head:
+            self._send({"busy_s": self._server.busy_s()})
         elif "cancel" in head:
             if call := self._calls.pop(head["cancel"], None):
                 call.cancel()
@@ -159,6 +173,7 @@ class _Served(_Frames):
             return
         self._is_trusted = True
         self._frames.max_bytes = wire.MAX_FRAME_BYTES
+        self._send({"welcome": True})
 
 
 class Line(_Frames):
@@ -169,28 +184,52 @@ class Line(_Frames):
         self._secret = secret
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Predictions]] = {}
+        self._is_welcome = asyncio.Event()
+        self._unanswered = 0
         self.pending_rows = 0
+        self.is_stuck = False
+        """Whether the model has been busy with one batch for so long that others come first."""
         self.is_open = False
         self._is_retired = False
 
     @classmethod
     async def open(cls, host: str, port: int, secret: str) -> "Line":
-        """Connect. Raises OSError."""
+        """Connect, and wait for the worker's word: a system takes connections to a process that
+        has stopped, too. Raises OSError, and LineLostError if the worker hangs up."""
         loop = asyncio.get_running_loop()
         _, line = await loop.create_connection(lambda: cls(secret), host, port)
+        try:
+            await line._is_welcome.wait()
+        except BaseException:
+            line.close()
+            raise
+        if not line.is_open:
+            raise LineLostError("the worker has hung up")
         return line
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._send({"secret": self._secret})
-        self.is_open = True
+
+    def data_received(self, data: bytes) -> None:
+        self._unanswered = 0
+        super().data_received(data)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell everyone who waits; called by asyncio."""
         self.is_open = False
+        self._is_welcome.set()
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(LineLostError("the connection to the worker was lost"))
+
+    def look_after(self) -> None:
+        """Ask whether the worker is still there; give up one that has been silent for too long."""
+        if self._unanswered >= MOST_UNANSWERED:
+            self._transport.abort()
+        else:
+            self._unanswered += 1
+            self._send({"ping": True})
 
     async def call(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
         """Return one outcome for each of `rows`; a cancelled call is cancelled at the worker.
@@ -225,6 +264,13 @@ class Line(_Frames):
             self.close()
 
     def _received(self, head: Head, payload: bytearray) -> None:
+        if "welcome" in head:
+            self.is_open = not self._is_retired
+            self._is_welcome.set()
+            return
+        if "busy_s" in head:
+            self.is_stuck = head["busy_s"] > STUCK_S
+            return
         answer = self._answers.get(head.get("id", -1))
         if answer is None or answer.done():
             return
@@ -245,6 +291,8 @@ class Lines:
 
     def __init__(self) -> None:
         self._lines: dict[Address, Line] = {}
+        self._opening: dict[Address, asyncio.Task[None]] = {}
+        self._wanted: frozenset[Address] = frozenset()
 
     @property
     def count(self) -> int:
@@ -252,19 +300,47 @@ class Lines:
         return len(self._lines)
 
     def pick(self) -> Line | None:
-        """Return the open line with the fewest rows under way; None if there's none."""
+        """Return the open line with the fewest rows under way; None if there's none.
+
+        One whose model is stuck comes last.
+        """
         lines = [line for line in self._lines.values() if line.is_open]
-        return min(lines, key=_pending_rows, default=None)
+        return min(lines, key=_load, default=None)
 
     async def follow(self, addresses: Collection[Address], timeout_s: float) -> None:
         """Open lines to workers that are new or lost, and close those to workers that are gone."""
-        for address in self._lines.keys() - set(addresses):
+        self._wanted = frozenset(addresses)
+        for address in self._lines.keys() - self._wanted:
             self._lines.pop(address).retire()
-        lost = {one for one, line in self._lines.items() if not line.is_open}
-        for address in (set(addresses) - self._lines.keys()) | lost:
-            with suppress(OSError, TimeoutError):
-                self._lines[address] = await asyncio.wait_for(Line.open(*address), timeout_s)
+        self.look_after(timeout_s)
+        if self._opening:
+            await asyncio.wait(self._opening.values())
+
+    def look_after(self, timeout_s: float) -> None:
+        """See that the workers are there, and open what was lost; to be called every second."""
+        for address, line in list(self._lines.items()):
+            if line.is_open:
+                line.look_after()
+            else:
+                del self._lines[address]
+        loop = asyncio.get_running_loop()
+        for address in self._wanted - self._lines.keys() - self._opening.keys():
+            # An empty context: it outlives the request that may be the first.
+            self._opening[address] = loop.create_task(
+                self._open(address, timeout_s), context=contextvars.Context()
+            )
+
+    async def _open(self, address: Address, timeout_s: float) -> None:
+        try:
+            with suppress(OSError, TimeoutError, LineLostError):
+                line = await asyncio.wait_for(Line.open(*address), timeout_s)
+                if address in self._wanted:
+                    self._lines[address] = line
+                else:
+                    line.close()
+        finally:
+            del self._opening[address]
 
 
-def _pending_rows(line: Line) -> int:
-    return line.pending_rows
+def _load(line: Line) -> tuple[bool, int]:
+    return line.is_stuck, line.pending_rows

@@ -7,6 +7,11 @@ no delay and a busy one pays for few calls.
 How many may be under way depends on the model. What a call costs beside it is the same for one
 row and for a thousand, so while the model is quick, one call at a time is best: what waits for it
 shares the cost of the next. A model that takes its time is asked through several workers at once.
+
+Large requests are cut into parts, and wait in a queue of their own: while there are any, they get
+half of each call, and the small ones go before them in the other half. So neither keeps the other
+out. Of a model for which each row costs time, a call gets no more rows than take a tenth of a
+second.
 """
 
 import asyncio
@@ -18,7 +23,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from serve_app.calls.pace import Pace
+from serve_app.calls.pace import Cost, Pace
 from serve_app.deadline import Deadline
 from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedError
 from serve_app.models.predictions import Predictions, concatenate
@@ -29,9 +34,13 @@ Call = Callable[[Rows, tuple[int, ...]], Awaitable[Predictions]]
 
 Answer = asyncio.Future[Predictions]
 Batch = list[tuple[Answer, Rows]]
+Queue = OrderedDict[Answer, Rows]
 
 QUICK_S: Final = 0.001
 """A model that answers within this takes less time than the call around it."""
+
+LONGEST_S: Final = 0.1
+"""How long the model may take for the rows of a call: whoever comes next waits for that."""
 
 PATIENCE_S: Final = 0.01
 """How long a call to a quick model may be under way before the next one stops waiting for it."""
@@ -58,11 +67,14 @@ class Coalescer:
         self._max_calls_under_way = max_calls_under_way
         self._max_queued_rows = max_queued_rows
         self._deadline_s = deadline_s
-        self._queue: OrderedDict[Answer, Rows] = OrderedDict()
+        self._small: Queue = OrderedDict()
+        self._large: Queue = OrderedDict()
         self._queued_rows = 0
         self._is_planned = False
         self._calls: set[asyncio.Task[None]] = set()
+        self._under_way: dict[Answer, _UnderWay] = {}
         self._pace = Pace(QUICK_S)
+        self._cost = Cost()
         self._last_begun_s = 0.0
         self._patience: asyncio.TimerHandle | None = None
 
@@ -71,43 +83,47 @@ class Coalescer:
         """Rows that wait and are in no call yet."""
         return self._queued_rows
 
-    async def predict(self, rows: Rows) -> Predictions:
+    async def predict(self, rows: Rows, within_s: float | None = None) -> Predictions:
         """Return one outcome for each of `rows`, shape (records, features), in order.
 
-        If a record has failed, the others of the request have no defined outcome. Raises
-        OverloadedError at once if the queue is full, DeadlineExceededError when the answer is late,
-        NotReadyError if no worker could be reached.
+        Waits for `deadline_s`, or `within_s` if that is shorter. If a record has failed, the others
+        of the request have no defined outcome. Raises OverloadedError at once if the queue is full,
+        DeadlineExceededError when the answer is late, NotReadyError if no worker could be reached.
         """
-        if self._queued_rows + len(rows) > self._max_queued_rows and self._queue:
+        if self._queued_rows + len(rows) > self._max_queued_rows and self._queued_rows:
             raise OverloadedError(
                 f"{self._queued_rows} rows are waiting, at most {self._max_queued_rows} may: "
                 "try again later"
             )
-        step = self._max_rows_per_call
-        parts = [self._enqueue(rows[at : at + step]) for at in range(0, len(rows), step)]
+        wait_s = self._deadline_s if within_s is None else min(within_s, self._deadline_s)
+        step = max(1, self._room() // 2)
+        queue = self._small if len(rows) <= step else self._large
+        parts = [self._enqueue(queue, rows[at : at + step]) for at in range(0, len(rows), step)]
         self._plan_calls()
         try:
-            with Deadline(self._loop, self._deadline_s):
+            with Deadline(self._loop, wait_s):
                 return await _joined(parts)
         except TimeoutError as error:
-            raise self._late() from error
+            raise _late(wait_s) from error
         finally:
             self._forget(parts)
 
-    def _late(self) -> DeadlineExceededError:
-        return DeadlineExceededError(f"no answer from a model worker within {self._deadline_s:g} s")
-
-    def _enqueue(self, rows: Rows) -> Answer:
+    def _enqueue(self, queue: Queue, rows: Rows) -> Answer:
         answer: Answer = self._loop.create_future()
-        self._queue[answer] = rows
+        queue[answer] = rows
         self._queued_rows += len(rows)
         return answer
 
     def _forget(self, parts: Sequence[Answer]) -> None:
-        """Take what nobody waits for any more off the queue."""
+        """Take what nobody waits for any more off the queue, and end calls for nobody."""
         for part in parts:
-            self._queued_rows -= len(self._queue.pop(part, ()))
-            if not part.cancel() and not part.cancelled():
+            for queue in (self._small, self._large):
+                self._queued_rows -= len(queue.pop(part, ()))
+            call = self._under_way.pop(part, None)
+            if part.cancel():
+                if call is not None:
+                    call.leave()
+            elif not part.cancelled():
                 part.exception()  # seen: asyncio logs exceptions that nobody has looked at
 
     def _plan_calls(self) -> None:
@@ -117,7 +133,7 @@ class Coalescer:
 
     def _start_calls(self) -> None:
         self._is_planned = False
-        while self._queue and self._may_call():
+        while (self._small or self._large) and self._may_call():
             batch = self._take()
             if not batch:
                 continue
@@ -127,6 +143,8 @@ class Coalescer:
             task = self._loop.create_task(self._run(batch), context=contextvars.Context())
             self._calls.add(task)
             task.add_done_callback(self._ended)
+            under_way = _UnderWay(task, len(batch))
+            self._under_way.update((answer, under_way) for answer, _ in batch)
 
     def _may_call(self) -> bool:
         """Whether the next call may go out now; if it is to wait for a while, come back then."""
@@ -145,17 +163,33 @@ class Coalescer:
         self._patience = None
         self._start_calls()
 
+    def _room(self) -> int:
+        """Return how many rows a call may have."""
+        per_row_s = self._cost.per_row_s
+        if per_row_s * self._max_rows_per_call <= LONGEST_S:
+            return self._max_rows_per_call
+        return max(1, int(LONGEST_S / per_row_s))
+
     def _take(self) -> Batch:
-        """Take what fits into one call off the queue, leaving out whoever no longer waits."""
+        """Take what fits into one call off the queues, leaving out whoever no longer waits."""
         batch: Batch = []
-        room = self._max_rows_per_call
-        while self._queue and len(next(iter(self._queue.values()))) <= room:
-            answer, rows = self._queue.popitem(last=False)
-            self._queued_rows -= len(rows)
-            if not answer.done():
-                batch.append((answer, rows))
-                room -= len(rows)
+        room = self._room()
+        kept = room // 2 if self._large else 0
+        for queue, least in ((self._small, kept), (self._large, 0), (self._small, 0)):
+            while queue and len(next(iter(queue.values()))) <= room - least:
+                room -= self._move(queue, batch)
+        if not batch and (queue := self._small or self._large):  # cut before rows cost so much
+            self._move(queue, batch)
         return batch
+
+    def _move(self, queue: Queue, batch: Batch) -> int:
+        """Move the first of a queue into a batch, unless nobody waits for it; return its rows."""
+        answer, rows = queue.popitem(last=False)
+        self._queued_rows -= len(rows)
+        if answer.done():
+            return 0
+        batch.append((answer, rows))
+        return len(rows)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
@@ -171,13 +205,34 @@ class Coalescer:
                     blocks[0] if len(blocks) == 1 else np.concatenate(blocks), sizes
                 )
             self._pace.note(sum(sizes), predictions.model_s)
+            self._cost.note(predictions.model_rows or sum(sizes), predictions.model_s)
             ends = accumulate(sizes, initial=0)
             for (answer, _), (start, end) in zip(batch, pairwise(ends), strict=True):
                 _settle(answer, predictions if len(batch) == 1 else predictions.part(start, end))
         except TimeoutError:
-            _fail(batch, self._late())
+            _fail(batch, _late(self._deadline_s))
         except BaseException as error:  # noqa: BLE001  # CancelledError too: everyone gets an answer
             _fail(batch, error)
+
+
+class _UnderWay:
+    """A call, and how many wait for it: the worker needn't begin what nobody waits for."""
+
+    __slots__ = ("_task", "_waiting")
+
+    def __init__(self, task: asyncio.Task[None], waiting: int) -> None:
+        self._task = task
+        self._waiting = waiting
+
+    def leave(self) -> None:
+        """Note that one waits no more; the last one ends the call."""
+        self._waiting -= 1
+        if not self._waiting:
+            self._task.cancel()
+
+
+def _late(waited_s: float) -> DeadlineExceededError:
+    return DeadlineExceededError(f"no answer from a model worker within {waited_s:g} s")
 
 
 async def _joined(parts: Sequence[Answer]) -> Predictions:

@@ -2,21 +2,30 @@
 
 import asyncio
 from collections.abc import Collection
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import grpc
+import numpy as np
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve_app.calls.ask import Ask, VersionNotHeldError
 from serve_app.calls.channel import Address, CallFailedError, LineLostError, Lines
+from serve_app.calls.retries import RetryBudget
 from serve_app.errors import NotReadyError, OverloadedError
-from serve_app.models.predictions import Predictions
+from serve_app.models.predictions import Predictions, concatenate
 from serve_app.records.rows import Rows
 
 OPEN_TIMEOUT_S: Final = 5.0
 MOST_ASKED: Final = 10
 ASK_AGAIN_S: Final = 0.2
+
+LOST_TWICE: Final = "a model worker was lost, twice, while it predicted this request"
+
+
+class _WorkerLostError(Exception):
+    """The worker has ended, or was given up, before it answered."""
 
 
 class Workers:
@@ -29,6 +38,7 @@ class Workers:
     def __init__(self, handle: Any, lines: Lines | None = None) -> None:
         self._handle = handle
         self._lines = lines or Lines()
+        self._retries = RetryBudget()
 
     @property
     def count(self) -> int:
@@ -39,33 +49,59 @@ class Workers:
         """Keep lines to these workers and no others."""
         await self._lines.follow(addresses, OPEN_TIMEOUT_S)
 
+    def look_after(self) -> None:
+        """See that the workers are there; to be called every second."""
+        self._lines.look_after(OPEN_TIMEOUT_S)
+
     async def predict(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
         """Return one outcome a row; `sizes` are the row counts of the requests in `rows`.
 
-        A prediction is idempotent, so a call that died with its worker is made once more. Raises
-        OverloadedError, NotReadyError.
+        A prediction is idempotent, so what was under way with a worker that was lost is asked once
+        more, each request by itself: if one of them has ended its worker, the others don't share
+        its fate again. Raises OverloadedError, NotReadyError.
         """
-        line = self._lines.pick()
-        if line is not None:
-            try:
-                return await line.call(rows, sizes, ask)
-            except CallFailedError as error:
-                raise NotReadyError("the model worker did not answer: try again later") from error
-            except LineLostError:
-                pass
-        return await self._by_handle(rows, sizes, ask)
-
-    async def _by_handle(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+        self._retries.note()
         try:
+            return await self._once(rows, sizes, ask)
+        except _WorkerLostError:
+            if not self._retries.take():
+                raise NotReadyError("too many model workers were lost: try again later") from None
+        return await self._singly(rows, sizes, ask)
+
+    async def _singly(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+        """Ask for one request after another; who loses a worker again has failed."""
+        parts: list[Predictions | None] = []
+        for start, end in pairwise(accumulate(sizes, initial=0)):
             try:
-                return await self._ask_holder(rows, sizes, ask)
-            except RayActorError:
-                return await self._ask_holder(rows, sizes, ask)
+                parts.append(await self._once(rows[start:end], (end - start,), ask))
+            except _WorkerLostError:
+                parts.append(None)
+        answered = [part for part in parts if part is not None]
+        if not answered:
+            raise NotReadyError("two model workers were lost: try again later")
+        if len(parts) == 1:
+            return answered[0]
+        like = answered[0].values
+        return concatenate(
+            [
+                _lost(size, like) if part is None else part
+                for part, size in zip(parts, sizes, strict=True)
+            ]
+        )
+
+    async def _once(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+        line = self._lines.pick()
+        try:
+            if line is not None:
+                return await line.call(rows, sizes, ask)
+            return await self._ask_holder(rows, sizes, ask)
+        except (LineLostError, RayActorError) as error:
+            raise _WorkerLostError from error
         except BackPressureError as error:
             raise OverloadedError("the model workers' queues are full: try again later") from error
         except DeploymentUnavailableError as error:
             raise NotReadyError("no model worker is running: try again later") from error
-        except (RayError, grpc.RpcError, VersionNotHeldError) as error:
+        except (CallFailedError, RayError, grpc.RpcError, VersionNotHeldError) as error:
             raise NotReadyError("the model worker did not answer: try again later") from error
 
     async def _ask_holder(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
@@ -85,3 +121,8 @@ class Workers:
             response.cancel()  # or the worker would compute what nobody waits for
             raise
         return answer
+
+
+def _lost(rows: int, like: Any) -> Predictions:
+    values = np.zeros((rows, *like.shape[1:]), dtype=like.dtype)
+    return Predictions(values, dict.fromkeys(range(rows), LOST_TWICE))

@@ -19,7 +19,7 @@ from contract import names
 from contract.tracking import MlflowUnreachableError
 from serve_app.control import record
 from serve_app.control.board import Board
-from serve_app.control.fleet import Fleet, Report
+from serve_app.control.fleet import Fleet, Leases, Report
 from serve_app.control.labels import Label, Labels, LabelState
 from serve_app.control.port import ChampionMovedError, RejectedError, Seen, Tracker
 from serve_app.control.preparation import Preparations, Rehearse
@@ -51,6 +51,9 @@ WRITES: Final = 100
 
 MOST_UNRECORDED: Final = 1_000
 """Entries that wait for MLflow; of more, the oldest are let go."""
+
+INGRESS_LEASE_S: Final = 30.0
+"""An ingress that hasn't asked for this long no longer counts; it asks every 20 s at least."""
 
 REPORTED_S: Final = 5.0
 """Within this time every worker that runs has reported to a new controller."""
@@ -85,6 +88,7 @@ class Conductor:
         self._keep = keep
         self._clock = clock
         self._fleet = Fleet()
+        self._ingresses = Leases(INGRESS_LEASE_S)
         self._silent_until = 0.0
         self._preparations = Preparations(
             tracker.resolve, rehearse, self._fleet, self._show, clock, load_timeout_s
@@ -131,6 +135,11 @@ class Conductor:
             self._evidence, self._decision = Evidence(), None
             self._remember()
             self._show()
+
+    def note_ingress(self, ingress: str) -> None:
+        """Count an ingress that asks."""
+        self._ingresses.renew(ingress, self._clock())
+        self._show()
 
     def report(self, worker: str, report: Report) -> None:
         """Note what a worker holds; one that holds nothing isn't ready, and may never be."""
@@ -304,6 +313,7 @@ class Conductor:
     def tick(self) -> None:
         """Forget workers that are silent, and decide on the rollout by what has been seen."""
         self._fleet.expire(self._clock())
+        self._ingresses.expire(self._clock())
         self._show()
         state = self._table.rollout
         if state is None:
@@ -494,7 +504,7 @@ class Conductor:
         held = [model.version.version for model in self._table.held]
         is_silent = self._clock() < self._silent_until
         workers = () if is_silent else self._fleet.addresses(held)
-        return Published(self._table, workers, self.status())
+        return Published(self._table, workers, self.status(), max(1, len(self._ingresses)))
 
     def status(self) -> dict[str, Any]:
         """Return what people want to know beside who serves what, as JSON."""

@@ -1,4 +1,4 @@
-"""The workers that run, as far as they have said: pure, times are in seconds on one clock."""
+"""The replicas that run, as far as they have said: pure, times are in seconds on one clock."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,25 +22,47 @@ class Report:
     """Versions that are busy with one batch beyond their deadline."""
 
 
+class Leases:
+    """Who has asked within the last `lease_s`."""
+
+    def __init__(self, lease_s: float) -> None:
+        self._lease_s = lease_s
+        self._until: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def renew(self, name: str, now: float) -> None:
+        """Count this one from now on."""
+        self._until[name] = now + self._lease_s
+
+    def expire(self, now: float) -> list[str]:
+        """Forget those whose lease has run out, and return them."""
+        gone = [name for name, until in self._until.items() if until <= now]
+        for name in gone:
+            del self._until[name]
+        return gone
+
+
 class Fleet:
-    """Leases of workers."""
+    """Workers with a lease, and what they have said."""
 
     def __init__(self) -> None:
         self._reports: dict[str, Report] = {}
-        self._until: dict[str, float] = {}
+        self._leases = Leases(LEASE_S)
 
     def note(self, worker: str, report: Report, now: float) -> bool:
         """Renew a worker's lease; return whether it says anything new."""
         is_new = self._reports.get(worker) != report
         self._reports[worker] = report
-        self._until[worker] = now + LEASE_S
+        self._leases.renew(worker, now)
         return is_new
 
     def expire(self, now: float) -> bool:
         """Forget the workers whose lease has run out; return whether there were any."""
-        gone = [worker for worker, until in self._until.items() if until <= now]
+        gone = self._leases.expire(now)
         for worker in gone:
-            del self._reports[worker], self._until[worker]
+            del self._reports[worker]
         return bool(gone)
 
     @property

@@ -31,10 +31,7 @@ async def read(headers: Mapping[bytes, bytes], receive: Receive, limits: Limits)
 
     Raises BodyTooLargeError, BodyTimeoutError, ClientGoneError.
     """
-    declared = headers.get(b"content-length", b"")
-    if len(declared) > _MOST_DIGITS or (
-        declared.isdigit() and int(declared) > limits.max_body_bytes
-    ):
+    if declared_bytes(headers, limits) > limits.max_body_bytes:
         raise _too_large(limits)
     try:
         with Deadline(asyncio.get_running_loop(), limits.body_timeout_s):
@@ -43,6 +40,16 @@ async def read(headers: Mapping[bytes, bytes], receive: Receive, limits: Limits)
         raise BodyTimeoutError(
             f"the body had not arrived within {limits.body_timeout_s:g} s: send it at once"
         ) from error
+
+
+def declared_bytes(headers: Mapping[bytes, bytes], limits: Limits) -> int:
+    """Return how large the body is said to be; the largest that is taken, of one sent in chunks."""
+    if b"transfer-encoding" in headers:
+        return limits.max_body_bytes
+    declared = headers.get(b"content-length", b"0")
+    if len(declared) > _MOST_DIGITS:
+        return limits.max_body_bytes + 1
+    return int(declared) if declared.isdigit() else limits.max_body_bytes
 
 
 async def _received(receive: Receive, limits: Limits) -> bytes:

@@ -1,19 +1,23 @@
 """A route that predicts, as an ASGI application: a bounded body in, one protocol, an answer out."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from starlette.types import Receive, Scope, Send
 
 from serve_app.errors import (
     MAX_REPORTED_ERRORS,
+    DeadlineExceededError,
+    MalformedHeaderError,
+    OverloadedError,
     ServeError,
     UnpredictableRecordsError,
 )
-from serve_app.http import body
+from serve_app.http import answers, body
+from serve_app.http.answers import REQUEST_ID, Headers
+from serve_app.http.gate import Gate
 from serve_app.models.predictions import NO_ROWS, Predictions
 from serve_app.protocols import media
 from serve_app.protocols.question import Answer, Head, Question, Read
@@ -21,22 +25,23 @@ from serve_app.records.rows import Rows
 
 logger = logging.getLogger(__name__)
 
-REQUEST_ID: Final = "endeavour.request_id"
-"""Where in the ASGI scope `front.Front` leaves the request id, if it answers for Serve."""
+TIMEOUT: Final = b"x-request-timeout-ms"
+"""Header: how many milliseconds the client waits, from its request on; ours is the longest."""
 
-CLOSE: Final = (b"connection", b"close")
-"""The header of an answer to a request whose body is not read to its end."""
+_TIMEOUT_DIGITS: Final = 9
 
-LINGER_S: Final = 1.0
-"""Longest that such a body is read on, and discarded, after the answer."""
 
-Predict = Callable[[Rows, bool], Awaitable[Predictions]]
-"""(rows, wants probabilities) -> one outcome a row."""
+class Predict(Protocol):
+    """What asks the workers."""
+
+    def __call__(
+        self, rows: Rows, wants_probabilities: bool, within_s: float | None, /
+    ) -> Awaitable[Predictions]:
+        """Return one outcome a row, within the service's own deadline and `within_s`."""
+
 
 Remember = Callable[[bytes, Rows, int], None]
 """(request id, rows, bytes of its body) of a request that was answered."""
-
-Headers = list[tuple[bytes, bytes]]
 
 Members = Callable[[ServeError], Mapping[str, Any] | None]
 """What a protocol's clients look for in the body of an error, beside the problem document's own."""
@@ -50,6 +55,7 @@ class Endpoint:
         read: Read,
         predict: Predict,
         limits: body.Limits,
+        gate: Gate,
         headers: Headers,
         takes: tuple[str, ...] = (media.JSON,),
         offers: tuple[str, ...] = (media.JSON,),
@@ -59,6 +65,7 @@ class Endpoint:
         self._read = read
         self._predict = predict
         self._limits = limits
+        self._gate = gate
         self._headers = headers
         self._takes = takes
         self._offers = offers
@@ -73,23 +80,26 @@ class Endpoint:
             return
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer
             problem = _problem(error, scope)
-            headers, content = problem.raw_headers(), problem.body(self._members(problem))
-            headers += self._headers
-            is_cut_off = CLOSE in headers
-            await _send(send, scope, problem.status, headers, content, is_whole=not is_cut_off)
-            if is_cut_off:
-                await self._linger(receive)
-                await send({"type": "http.response.body", "body": b""})
+            await answers.refuse(
+                problem,
+                scope,
+                receive,
+                send,
+                self._members(problem),
+                self._headers,
+                self._limits.max_body_bytes,
+            )
         else:
             headers = [
                 (b"content-type", answer.media_type.encode()),
                 *answer.headers,
                 *self._headers,
             ]
-            await _send(send, scope, 200, headers, answer.body)
+            await answers.send_whole(send, scope, 200, headers, answer.body)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         headers = _by_name(scope["headers"])
+        until = _deadline(headers.get(TIMEOUT))
         head = Head(
             media_type=media.content_type(headers.get(b"content-type", b""), self._takes),
             accepted=media.accepted(headers.get(b"accept", b""), self._offers),
@@ -99,35 +109,60 @@ class Endpoint:
         )
         if b"content-encoding" in headers:
             media.check_encoding(headers[b"content-encoding"])
-        content = await body.read(headers, receive, self._limits)
+        body_bytes = body.declared_bytes(headers, self._limits)
+        try:
+            self._gate.enter(body_bytes)
+        except OverloadedError as error:
+            raise answers.leave_unread(error, scope["headers"]) from None
+        try:
+            return await self._let_in(head, until, scope, receive)
+        finally:
+            self._gate.leave(body_bytes)
+
+    async def _let_in(
+        self, head: Head, until: float | None, scope: Scope, receive: Receive
+    ) -> Answer:
+        content = await body.read(head.headers, receive, self._limits)
         question = self._read(head, content)
-        answer = question.write(await self._predictions(question))
+        answer = question.write(await self._predictions(question, until))
         if self._remember is not None and REQUEST_ID in scope:
             self._remember(scope[REQUEST_ID], question.rows, len(content))
         return answer
 
-    async def _predictions(self, question: Question) -> Sequence[Predictions]:
+    async def _predictions(self, question: Question, until: float | None) -> Sequence[Predictions]:
         rows = question.rows
         if not len(rows):
             return [NO_ROWS for _ in question.asks]
-        found = [await self._predict(rows, question.asks[0])]
+        found = [await self._predict(rows, question.asks[0], _left_s(until))]
         for ask in question.asks[1:]:
-            found.append(await self._predict(rows, ask))
+            found.append(await self._predict(rows, ask, _left_s(until)))
         if not question.takes_errors:
             for predictions in found:
                 _refuse_errors(predictions)
         return found
 
-    async def _linger(self, receive: Receive) -> None:
-        """Discard some of what still comes: a connection closed at once would lose the answer."""
-        left = self._limits.max_body_bytes
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
-                while left > 0:
-                    message = await receive()
-                    if not message.get("more_body", False):
-                        return
-                    left -= len(message.get("body", b""))
+
+def _deadline(sent: bytes | None) -> float | None:
+    """Return until when the client waits, on the event loop's clock; None if it didn't say."""
+    if sent is None:
+        return None
+    if not sent.isdigit() or len(sent) > _TIMEOUT_DIGITS or int(sent) == 0:
+        raise MalformedHeaderError(
+            f"{TIMEOUT.decode()} must be a whole number of milliseconds, at least 1"
+        )
+    return asyncio.get_running_loop().time() + int(sent) / 1000
+
+
+def _left_s(until: float | None) -> float | None:
+    """Return how long the client still waits. Raises DeadlineExceededError if it doesn't."""
+    if until is None:
+        return None
+    left_s = until - asyncio.get_running_loop().time()
+    if left_s <= 0:
+        raise DeadlineExceededError(
+            f"{TIMEOUT.decode()} has passed before the model was asked: nothing was run"
+        )
+    return left_s
 
 
 def _by_name(headers: Headers) -> dict[bytes, bytes]:
@@ -154,13 +189,3 @@ def _refuse_errors(predictions: Predictions) -> None:
     if len(faults) > 1:
         detail += f" (and {len(faults) - 1} more of {len(predictions.values)} records)"
     raise UnpredictableRecordsError(detail, errors=faults[:MAX_REPORTED_ERRORS])
-
-
-async def _send(
-    send: Send, scope: Scope, status: int, headers: Headers, body: bytes, is_whole: bool = True
-) -> None:
-    headers.append((b"content-length", b"%d" % len(body)))
-    if REQUEST_ID in scope:
-        headers.append((b"x-request-id", scope[REQUEST_ID]))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": not is_whole})

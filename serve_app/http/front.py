@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.errors import MalformedHeaderError
-from serve_app.http.endpoint import REQUEST_ID
+from serve_app.http.answers import REQUEST_ID
 from serve_app.http.one_write import joined
 
 # Serve decodes these as UTF-8 and fails if they aren't, and would let a client choose its own

@@ -22,8 +22,10 @@ from serve_app.errors import (
     NoSuchRouteError,
     ServeError,
 )
+from serve_app.http.answers import Headers
 from serve_app.http.body import Limits
-from serve_app.http.endpoint import Endpoint, Headers, Predict, Remember
+from serve_app.http.endpoint import Endpoint, Predict, Remember
+from serve_app.http.gate import Gate
 from serve_app.http.rollout_pages import RolloutPages
 from serve_app.models.served import ServedModel
 from serve_app.openapi import document as openapi
@@ -47,6 +49,10 @@ class Service:
     check: Callable[[], Awaitable[None]]
     """Passes a real prediction through a worker; raises ServeError if that fails."""
     limits: Limits
+    singles: Gate
+    """Bounds the requests for one record."""
+    batches: Gate
+    """Bounds those that may have many, which don't keep the others out."""
     max_batch_records: int
     published: Callable[[], Published]
     """Says what the controller has said last."""
@@ -97,16 +103,22 @@ def application(service: Service) -> Application:
         (b"x-model-role", service.role.encode()),
     ]
 
-    def endpoint(read: Read, **options: Any) -> Endpoint:
+    def endpoint(read: Read, gate: Gate = service.batches, **options: Any) -> Endpoint:
         return Endpoint(
-            read, service.predict, service.limits, headers, remember=service.remember, **options
+            read,
+            service.predict,
+            service.limits,
+            gate,
+            headers,
+            remember=service.remember,
+            **options,
         )
 
     reader = RecordReader(model.signature, service.max_batch_records)
     original = Original(reader, model.classes)
     scoring = mlflow_scoring.Scoring(reader)
     endpoints = {
-        "/stream": endpoint(original.stream),
+        "/stream": endpoint(original.stream, service.singles),
         "/batch": endpoint(original.batch, takes=BATCH_TYPES, offers=BATCH_TYPES),
         "/invocations": endpoint(scoring.invocations, **mlflow_scoring.OPTIONS),
     }

@@ -5,7 +5,8 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.http.endpoint import REQUEST_ID
+from serve_app.http.answers import REQUEST_ID
+from serve_app.http.guard import KEY_ID
 from serve_app.http.routes import Application
 from serve_app.rollouts.assignment import is_challenger
 
@@ -18,7 +19,8 @@ _ids = random.Random()
 class Switch:
     """An ASGI application that passes each request to that of one version, from start to end.
 
-    A client is known by `x-client-id`, else each request is a client of its own.
+    A client is known by `x-client-id`, else by its API key, else each request is a client of its
+    own.
     """
 
     def __init__(self, champion: Application) -> None:
@@ -56,6 +58,9 @@ def _key(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == CLIENT_ID and value:
             return bytes(value)
+    key_id = scope.get(KEY_ID)
+    if isinstance(key_id, bytes):
+        return key_id
     request_id = scope.get(REQUEST_ID)
     if isinstance(request_id, bytes):
         return request_id

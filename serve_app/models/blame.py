@@ -28,7 +28,7 @@ class _Raising(NamedTuple):
 
     cuts: Sequence[int]
     """Where the requests in it begin, and where the last one ends."""
-    error: Exception
+    error: BaseException
 
     def halves(self) -> tuple[Sequence[int], Sequence[int]]:
         """Return the cuts of two halves: of the requests, or of the rows if there is one."""
@@ -48,14 +48,18 @@ class _Raising(NamedTuple):
 
 
 def predict(
-    estimate: Predict, rows: Rows, sizes: Sequence[int], max_extra_calls: int = MAX_EXTRA_CALLS
+    estimate: Predict,
+    rows: Rows,
+    sizes: Sequence[int],
+    width: tuple[int, ...] = (),
+    max_extra_calls: int = MAX_EXTRA_CALLS,
 ) -> tuple[list[Block], dict[int, str]]:
     """Return what `estimate` gives for the rows, and why some have nothing, by their index.
 
-    `sizes` are the row counts of the requests in `rows`. If the estimator raises for all rows at
-    once, they are halved until each record at fault is found: between requests first, then inside
-    of them, largest blocks first. Blocks that still raise when the calls are used up have failed as
-    they are.
+    `sizes` are the row counts of the requests in `rows`, `width` is the shape of one row's answer.
+    If the estimator raises for all rows at once, or gives another shape, they are halved until each
+    record at fault is found: between requests first, then inside of them, largest blocks first.
+    Blocks that still raise when the calls are used up have failed as they are.
     """
     found: list[Block] = []
     faults: dict[int, str] = {}
@@ -64,7 +68,7 @@ def predict(
 
     def ask(cuts: Sequence[int]) -> None:
         start, end = cuts[0], cuts[-1]
-        values, error = _tried(estimate, rows[start:end])
+        values, error = _tried(estimate, rows[start:end], width)
         if error is None:
             found.append(Block(start, values))
         elif end - start == 1:
@@ -82,11 +86,13 @@ def predict(
     return found, faults
 
 
-def _tried(estimate: Predict, rows: Rows) -> tuple[npt.NDArray[Any], Exception | None]:
+def _tried(
+    estimate: Predict, rows: Rows, width: tuple[int, ...]
+) -> tuple[npt.NDArray[Any], BaseException | None]:
     try:
         values = np.asarray(estimate(rows))
-        if len(values) != len(rows):
-            raise ValueError(f"{len(values)} predictions for {len(rows)} records")
-    except Exception as error:  # noqa: BLE001  # an estimator may raise anything
+        if values.shape != (len(rows), *width):
+            raise ValueError(f"an array of shape {values.shape} for {len(rows)} records")
+    except BaseException as error:  # noqa: BLE001  # SystemExit, too: a model must not end its worker
         return np.empty(0), error
     return values, None

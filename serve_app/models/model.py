@@ -83,7 +83,7 @@ def _predict(
 ) -> Predictions:
     """Predict all rows, those at fault told apart; `width` is the shape of one row's answer."""
     with unwarned():
-        blocks, errors = blame.predict(estimate, rows, sizes or (len(rows),))
+        blocks, errors = blame.predict(estimate, rows, sizes or (len(rows),), width)
     values = _joined(blocks, (len(rows), *width))
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)

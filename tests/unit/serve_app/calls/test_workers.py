@@ -91,14 +91,16 @@ class OneLine(Lines):
     def __init__(self, outcome: Predictions | Exception) -> None:
         super().__init__()
         self.outcome = outcome
+        self.is_lost = False
 
     def pick(self) -> Any:
-        """Give the line."""
-        return self
+        """Give the line, until it is lost."""
+        return None if self.is_lost else self
 
     async def call(self, *arguments: object) -> Predictions:
         """Answer a call."""
         if isinstance(self.outcome, Exception):
+            self.is_lost = True
             raise self.outcome
         return self.outcome
 

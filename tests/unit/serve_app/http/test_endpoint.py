@@ -11,8 +11,10 @@ import pytest
 from starlette.types import Message
 
 from serve_app.errors import PROBLEM, OverloadedError
+from serve_app.http.answers import REQUEST_ID
 from serve_app.http.body import Limits
-from serve_app.http.endpoint import REQUEST_ID, Endpoint
+from serve_app.http.endpoint import Endpoint
+from serve_app.http.gate import Gate
 from serve_app.models.predictions import Predictions
 from serve_app.protocols.question import Answer, Head, Question
 from serve_app.records.rows import Rows
@@ -43,7 +45,9 @@ class Asked:
         return document
 
 
-async def double(rows: Rows, wants_probabilities: bool) -> Predictions:
+async def double(
+    rows: Rows, wants_probabilities: bool, within_s: float | None = None
+) -> Predictions:
     """Twice each row."""
     return Predictions(rows[:, 0] * 2)
 
@@ -58,6 +62,8 @@ def ask(
     scope: dict[str, Any] | None = None,
     hangs_up: bool = False,
     members: Any = lambda error: None,
+    gate: Gate | None = None,
+    pause_s: float = 0.0,
 ) -> Asked:
     """Send a body of numbers to an endpoint that sums up what the model says of them."""
     asked = Asked()
@@ -75,6 +81,7 @@ def ask(
     async def receive() -> Message:
         for chunk in chunks_left:
             asked.chunks_read += 1
+            await asyncio.sleep(pause_s)
             return {"type": "http.request", "body": chunk, "more_body": True}
         if hangs_up:
             return {"type": "http.disconnect"}
@@ -94,7 +101,8 @@ def ask(
     is_endless = body_timeout_s < 1
     chunks_left = iter(chunks)
     limits = Limits(LIMIT, body_timeout_s)
-    endpoint = Endpoint(read, predict, limits, [(b"x-version", b"7")], members=members)
+    gate = gate or Gate(10, 2**30)
+    endpoint = Endpoint(read, predict, limits, gate, [(b"x-version", b"7")], members=members)
     request = {
         "type": "http",
         "method": "POST",
@@ -202,7 +210,9 @@ def test_headers_are_judged_before_the_body_is_read(
 def test_no_worker_is_asked_about_no_rows() -> None:
     """The protocol writes what there is to say."""
 
-    async def unasked(rows: Rows, wants_probabilities: bool) -> Predictions:
+    async def unasked(
+        rows: Rows, wants_probabilities: bool, within_s: float | None = None
+    ) -> Predictions:
         raise AssertionError
 
     assert ask([b""], predict=unasked, asks=(False, True)).body == b"[0.0, 0.0]"
@@ -211,13 +221,17 @@ def test_no_worker_is_asked_about_no_rows() -> None:
 def test_a_protocol_may_ask_for_labels_and_probabilities() -> None:
     """In its own order."""
 
-    async def predict(rows: Rows, wants_probabilities: bool) -> Predictions:
+    async def predict(
+        rows: Rows, wants_probabilities: bool, within_s: float | None = None
+    ) -> Predictions:
         return Predictions(rows[:, 0] * (10 if wants_probabilities else 1))
 
     assert ask(predict=predict, asks=(True, False)).body == b"[30.0, 3.0]"
 
 
-async def failing(rows: Rows, wants_probabilities: bool) -> Predictions:
+async def failing(
+    rows: Rows, wants_probabilities: bool, within_s: float | None = None
+) -> Predictions:
     """No answer for any record above 1."""
     errors = dict.fromkeys(np.flatnonzero(rows[:, 0] > 1).tolist(), "too much")
     return Predictions(np.where(rows[:, 0] > 1, np.nan, rows[:, 0]), errors)
@@ -239,7 +253,9 @@ def test_records_without_an_answer_are_named() -> None:
 def test_errors_keep_their_own_headers_and_the_request_id() -> None:
     """503 says when to come back."""
 
-    async def full(rows: Rows, wants_probabilities: bool) -> Predictions:
+    async def full(
+        rows: Rows, wants_probabilities: bool, within_s: float | None = None
+    ) -> Predictions:
         raise OverloadedError("full")
 
     asked = ask(predict=full, scope={REQUEST_ID: b"r1"})
@@ -256,10 +272,59 @@ def test_a_protocol_may_add_to_the_body_of_errors() -> None:
 def test_an_unexpected_error_shows_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
     """The log has it; the client gets a code."""
 
-    async def broken(rows: Rows, wants_probabilities: bool) -> Predictions:
+    async def broken(
+        rows: Rows, wants_probabilities: bool, within_s: float | None = None
+    ) -> Predictions:
         raise RuntimeError("secret")
 
     asked = ask(predict=broken)
     assert (asked.status, asked.problem["code"]) == (500, "internal_error")
     assert b"secret" not in asked.body
     assert "secret" in caplog.text
+
+
+def test_a_gate_that_is_full_refuses_before_the_body_is_read() -> None:
+    """At once; who is done makes room, however it ended."""
+    gate = Gate(1, 2**30)
+    for _ in range(3):
+        assert ask(gate=gate).status == 200
+        assert ask([b"x"], gate=gate).status == 500
+    gate.enter(0)
+    asked = ask(headers=(JSON, (b"content-length", b"3")), gate=gate)
+    assert (asked.status, asked.problem["code"]) == (503, "overloaded")
+    assert asked.headers[b"retry-after"] == b"1"
+    assert asked.chunks_read == 0
+
+
+def test_a_client_may_wait_for_less_than_the_service_would() -> None:
+    """What is left of its time is passed on with the question."""
+    waits: list[float | None] = []
+
+    async def predict(
+        rows: Rows, wants_probabilities: bool, within_s: float | None = None
+    ) -> Predictions:
+        waits.append(within_s)
+        return Predictions(rows[:, 0])
+
+    ask(predict=predict)
+    assert ask(predict=predict, headers=(JSON, (b"x-request-timeout-ms", b"250"))).status == 200
+    assert waits[0] is None
+    assert waits[1] is not None
+    assert 0.1 < waits[1] <= 0.25
+
+
+def test_what_is_too_late_is_not_run() -> None:
+    """Its body has taken all of the client's time."""
+    asked = ask(
+        [b"1 "] * 3, headers=(JSON, (b"x-request-timeout-ms", b"30")), pause_s=0.02, predict=None
+    )
+    assert (asked.status, asked.problem["code"]) == (504, "deadline_exceeded")
+    assert "nothing was run" in asked.problem["detail"]
+
+
+@pytest.mark.parametrize("sent", [b"0", b"-1", b"1.5", b"nan", b"inf", b"", b"9" * 10, b"\xff"])
+def test_a_time_that_is_none_is_refused(sent: bytes) -> None:
+    """A client can't switch the service's deadline off."""
+    asked = ask(headers=(JSON, (b"x-request-timeout-ms", sent)))
+    assert (asked.status, asked.problem["code"]) == (400, "malformed_header")
+    assert "x-request-timeout-ms" in asked.problem["detail"]

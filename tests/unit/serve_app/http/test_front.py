@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.errors import PROBLEM
-from serve_app.http.endpoint import REQUEST_ID
+from serve_app.http.answers import REQUEST_ID
 from serve_app.http.front import Front, Replica, middlewares
 
 

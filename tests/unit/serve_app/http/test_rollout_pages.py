@@ -29,7 +29,9 @@ def model(labels: tuple[Any, ...] | None = None) -> ServedModel:
     return ServedModel(version_of("1"), signature, np.zeros((1, 1)), None, labels)
 
 
-async def double(rows: Rows, wants_probabilities: bool) -> Predictions:
+async def double(
+    rows: Rows, wants_probabilities: bool, within_s: float | None = None
+) -> Predictions:
     """Answer without a worker."""
     return Predictions(rows[:, 0] * 2)
 

@@ -20,7 +20,9 @@ VERSION = ServedVersion("diabetes", "7", "run1", "models:/diabetes/7", "ab" * 32
 LIMIT = 1000
 
 
-async def double(rows: Rows, wants_probabilities: bool) -> Predictions:
+async def double(
+    rows: Rows, wants_probabilities: bool, within_s: float | None = None
+) -> Predictions:
     """Twice each row, or the share of it; errors for negative rows."""
     errors = dict.fromkeys(np.flatnonzero(rows[:, 0] < 0).tolist(), "negative")
     if wants_probabilities:

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.types import Message, Scope
 
-from serve_app.http.endpoint import REQUEST_ID
+from serve_app.http.answers import REQUEST_ID
 from serve_app.http.routes import Application, application
 from serve_app.http.switch import Switch
 from serve_app.models.predictions import Predictions
@@ -23,7 +23,9 @@ SALT, OTHER_SALT = b"one rollout", b"another"
 CLIENTS = 1000
 
 
-async def first_column(rows: Rows, wants_probabilities: bool) -> Predictions:
+async def first_column(
+    rows: Rows, wants_probabilities: bool, within_s: float | None = None
+) -> Predictions:
     """Give back what was sent."""
     return Predictions(rows[:, 0])
 

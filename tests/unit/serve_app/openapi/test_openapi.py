@@ -66,7 +66,9 @@ def document(served: ServedModel) -> dict[str, Any]:
 def serving(served: ServedModel) -> Application:
     """The application over a model that always answers the first label, or 1."""
 
-    async def predict(asked: Rows, wants_probabilities: bool) -> Predictions:
+    async def predict(
+        asked: Rows, wants_probabilities: bool, within_s: float | None = None
+    ) -> Predictions:
         if wants_probabilities:
             assert served.classes is not None
             shape = (len(asked), len(served.classes))

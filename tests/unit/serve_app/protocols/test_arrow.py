@@ -34,7 +34,9 @@ SEXES = pa.array(["f", "", "m\u00e4"])
 SMOKES = pa.array([True, False, True])
 
 
-async def weighted(rows: Rows, wants_probabilities: bool) -> Predictions:
+async def weighted(
+    rows: Rows, wants_probabilities: bool, within_s: float | None = None
+) -> Predictions:
     """bmi + 10 age, or bmi and its complement; errors for a negative bmi."""
     errors = dict.fromkeys(np.flatnonzero(rows[:, 0] < 0).tolist(), "negative")
     if wants_probabilities:
@@ -42,7 +44,7 @@ async def weighted(rows: Rows, wants_probabilities: bool) -> Predictions:
     return Predictions(rows[:, 0] + 10 * rows[:, 1], errors)
 
 
-async def echo(rows: Rows, wants_probabilities: bool) -> Predictions:
+async def echo(rows: Rows, wants_probabilities: bool, within_s: float | None = None) -> Predictions:
     """Each row as text."""
     return Predictions(np.array([str(row) for row in rows.tolist()]))
 
@@ -157,7 +159,9 @@ def test_strings_come_plain_or_in_dictionaries(sex: Any) -> None:
 def test_the_result_has_the_type_of_the_predictions(values: Any, kind: Any) -> None:
     """float64, int64, bool or string."""
 
-    async def constant(rows: Rows, wants_probabilities: bool) -> Predictions:
+    async def constant(
+        rows: Rows, wants_probabilities: bool, within_s: float | None = None
+    ) -> Predictions:
         return Predictions(values)
 
     answer = ask(stream({"age": AGES[:1], "bmi": BMIS[:1]}), predict=constant)

@@ -32,14 +32,16 @@ CSV = "text/csv"
 JSON = "application/json"
 
 
-async def weighted(rows: Rows, wants_probabilities: bool) -> Predictions:
+async def weighted(
+    rows: Rows, wants_probabilities: bool, within_s: float | None = None
+) -> Predictions:
     """Each row's values, weighted by 1, 10, ...; errors for rows that begin with -1."""
     assert not wants_probabilities
     errors = dict.fromkeys(np.flatnonzero(rows[:, 0] == -1).tolist(), "negative")
     return Predictions(rows @ 10.0 ** np.arange(rows.shape[1]), errors)
 
 
-async def echo(rows: Rows, wants_probabilities: bool) -> Predictions:
+async def echo(rows: Rows, wants_probabilities: bool, within_s: float | None = None) -> Predictions:
     """Each row as text."""
     return Predictions(np.array([str(row) for row in rows.tolist()]))
 
@@ -152,7 +154,9 @@ def test_values_of_a_float_column_are_rounded_as_mlflow_rounds_them() -> None:
 def test_a_float32_is_written_with_all_its_digits() -> None:
     """As MLflow writes it, and not as the shortest text that a 32-bit float is read from."""
 
-    async def single(rows: Rows, wants_probabilities: bool) -> Predictions:
+    async def single(
+        rows: Rows, wants_probabilities: bool, within_s: float | None = None
+    ) -> Predictions:
         return Predictions(rows[:, 0].astype(np.float32))
 
     answer = ask({"inputs": [0.1]}, ONE, JSON, single)
@@ -268,7 +272,9 @@ def test_csv_holds_what_pandas_wrote(records: list[tuple[float, int]]) -> None:
     """Every digit, however pandas writes it, and as pandas reads it."""
     frame = pd.DataFrame(records, columns=pd.Index(["bmi", "age"]))[:10]
 
-    async def same(rows: Rows, wants_probabilities: bool) -> Predictions:
+    async def same(
+        rows: Rows, wants_probabilities: bool, within_s: float | None = None
+    ) -> Predictions:
         text = io.StringIO(frame.to_csv(index=False))
         expected = pd.read_csv(text, dtype={"bmi": float, "age": int})
         return Predictions((rows == expected.to_numpy(dtype=float)).all(axis=1))

@@ -35,7 +35,7 @@ HEADER = "inference-header-content-length"
 MOST_RECORDS = 50
 
 
-async def echo(rows: Rows, wants_probabilities: bool) -> Predictions:
+async def echo(rows: Rows, wants_probabilities: bool, within_s: float | None = None) -> Predictions:
     """Each row as text, or the last column and its complement; errors for rows of -1."""
     if wants_probabilities:
         return Predictions(np.column_stack([rows[:, -1], 1 - rows[:, -1]]))
@@ -44,7 +44,9 @@ async def echo(rows: Rows, wants_probabilities: bool) -> Predictions:
     return Predictions(np.array([str(list(record)) for record in records]), errors)
 
 
-async def total(rows: Rows, wants_probabilities: bool) -> Predictions:
+async def total(
+    rows: Rows, wants_probabilities: bool, within_s: float | None = None
+) -> Predictions:
     """The sum of each row."""
     return Predictions(rows.sum(axis=1))
 

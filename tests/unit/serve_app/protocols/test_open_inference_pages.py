@@ -30,7 +30,7 @@ MIXED = Signature(
 MODEL_PATHS = ["/v2/models/a model", "/v2/models/a%20model/versions/7"]
 
 
-async def ones(rows: Rows, wants_probabilities: bool) -> Predictions:
+async def ones(rows: Rows, wants_probabilities: bool, within_s: float | None = None) -> Predictions:
     """One for each row."""
     return Predictions(np.ones(len(rows)))
 

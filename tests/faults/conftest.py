@@ -1,0 +1,125 @@
+"""A system with API keys and a model that does as it is told, shared by the modules here."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from serve_app.access import keys
+from tests import models, odd_models, running, traffic
+from tests.odd_models import Line, Moody
+from tests.running import Running
+from tests.traffic import Task, Traffic
+
+SLOPE = 2.0
+VERSION = "local"
+PER_S = 150.0
+ROWS = np.full((3, 1), 0.5)
+BACK_S = 60.0
+"""Within which whatever was killed runs again."""
+
+
+@dataclass
+class System:
+    """A running system, and faults for it."""
+
+    service: Running
+
+    @contextmanager
+    def traffic(self, per_s: float = PER_S, **options: Any) -> Iterator[Traffic]:
+        """Steady traffic inside the `with` block."""
+        task = Task(self.service.url, per_s, {VERSION: SLOPE}, key=self.service.key, **options)
+        with traffic.traffic(task) as under_way:
+            yield under_way
+
+    def pids(self, deployment: str) -> list[int]:
+        """The processes of a deployment's replicas that run."""
+        return [replica["pid"] for replica in self.service.replicas(deployment)]
+
+    def find(self, name: str) -> psutil.Process:
+        """Return the process of this name, or of the Ray actor of this class."""
+        for process in self.service.processes():
+            try:
+                if name in (process.name(), *process.cmdline()[:1]):
+                    return process
+            except psutil.Error:
+                continue
+        raise LookupError(name)
+
+    def kill(self, deployment: str) -> None:
+        """End one of a deployment's replicas, and return when another runs in its place."""
+        before = self.pids(deployment)
+        psutil.Process(before[0]).send_signal(signal.SIGKILL)
+        self.await_replaced(deployment, before[0], len(before))
+
+    def await_replaced(self, deployment: str, pid: int, count: int) -> None:
+        """Return when a replica is gone, and there are as many as before."""
+
+        def is_replaced() -> bool:
+            now = self.pids(deployment)
+            return len(now) >= count and pid not in now
+
+        running.wait_for(is_replaced, BACK_S)
+
+
+def start(
+    root: Path,
+    free_port: Callable[[], int],
+    estimator: Line,
+    change: Callable[[dict[str, Any]], None] = lambda config: None,
+    **environ: str,
+) -> Any:
+    """Return what runs a system with this model and one key, which is for everything."""
+    with odd_models.behaving():
+        directory = models.write(
+            root / "model", estimator.fit(ROWS), ROWS, ["x"], odd_models.TRUSTED
+        )
+    key, sent = keys.create("predict,feedback,admin")
+    project = running.copy_project(root / "project")
+
+    def with_types(config: dict[str, Any]) -> None:
+        config["applications"][0]["args"]["extra_trusted_types"] = odd_models.TRUSTED
+        change(config)
+
+    running.change_config(project, with_types)
+    own = {
+        "MODEL_SERVED": "local",
+        "MODEL_DIR": str(directory),
+        "ENDEAVOUR_ENV": "production",
+        "ENDEAVOUR_API_KEYS": str(key),
+        "ENDEAVOUR_API_KEY": sent,
+    }
+    return running.system(project, running.environ(free_port, **own, **environ))
+
+
+@pytest.fixture(scope="package")
+def shared_system(
+    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[System]:
+    """A system with two ingresses and two workers."""
+    root = tmp_path_factory.mktemp("faults")
+    with start(root, free_port, Moody(SLOPE, 0.002)) as service:
+        yield System(service)
+
+
+@pytest.fixture
+def system(shared_system: System) -> Iterator[System]:
+    """The shared system, whole before each test."""
+    running.wait_for(
+        lambda: (
+            len(shared_system.pids("Ingress")) >= 2 and len(shared_system.pids("ModelWorker")) >= 2
+        ),
+        BACK_S,
+    )
+    running.wait_for(shared_system.service.is_ready, BACK_S)
+    time.sleep(1.0)  # the ingresses have heard of all of them
+    yield shared_system

@@ -1,0 +1,100 @@
+"""Whatever a model does, only the records at fault fail, and every caller has an answer."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from tests import odd_models, running
+from tests.faults.conftest import BACK_S, SLOPE, System
+
+AT_FAULT = {
+    "raises": odd_models.RAISES,
+    "is cancelled": odd_models.CANCELS,
+    "exits": odd_models.EXITS,
+    "is interrupted": odd_models.INTERRUPTS,
+    "answers too few": odd_models.FALLS_SHORT,
+    "answers NaN": odd_models.HAS_NONE,
+}
+
+
+@pytest.mark.parametrize("record", AT_FAULT.values(), ids=AT_FAULT.keys())
+def test_a_record_fails_alone(system: System, record: int) -> None:
+    """Its neighbours in the batch and beside it are answered, by the same workers as before."""
+    workers = system.pids("ModelWorker")
+    with system.traffic() as under_way, ThreadPoolExecutor(8) as pool:
+        bad = list(
+            pool.map(lambda _: system.service.post("/stream", {"X": float(record)}), range(50))
+        )
+        batch = system.service.post("/batch?partial=true", {"X": [1.0, float(record), 3.0]})
+        under_way.stop().check()
+    assert {answer.status_code for answer in bad} == {422}
+    assert {answer.json()["code"] for answer in bad} == {"unpredictable_records"}
+    assert batch.json()["result"] == [SLOPE, None, 3 * SLOPE]
+    assert system.pids("ModelWorker") == workers
+
+
+def test_a_record_that_ends_its_worker_fails_alone(system: System) -> None:
+    """Its neighbours are asked again, each by itself, of whoever is there."""
+    with system.traffic() as under_way:
+        time.sleep(0.5)
+        answer = system.service.post("/stream", {"X": float(odd_models.CRASHES)}, timeout=60)
+        running.wait_for(lambda: len(system.pids("ModelWorker")) >= 2, BACK_S)
+        time.sleep(1.0)
+        ledger = under_way.stop()
+    assert answer.status_code in (422, 503)
+    assert "worker" in str(answer.json())
+    ledger.check()
+
+
+@pytest.mark.system
+@pytest.mark.timeout(600)
+def test_a_record_that_never_ends_has_an_answer_by_its_deadline(system: System) -> None:
+    """Its worker is replaced; whoever was in its batch is told, and all others are answered."""
+    workers = system.pids("ModelWorker")
+    with system.traffic() as under_way:
+        time.sleep(0.5)
+        began = time.monotonic()
+        answer = system.service.post("/stream", {"X": float(odd_models.HANGS)}, timeout=60)
+        took_s = time.monotonic() - began
+        running.wait_for(lambda: len(set(system.pids("ModelWorker")) - set(workers)) > 0, 90)
+        time.sleep(2.0)
+        ledger = under_way.stop()
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+    assert 29 < took_s < 32
+    assert ledger.lost_count < 20
+    assert ledger.answered + ledger.lost_count == ledger.sent
+
+
+def test_a_client_that_hangs_up_costs_its_neighbours_nothing(system: System) -> None:
+    """Hundreds of them; their places are free again."""
+
+    def hang_up(number: int) -> None:
+        with pytest.raises(requests.Timeout):
+            system.service.post("/stream", {"X": 1.0}, timeout=0.001)
+
+    with system.traffic() as under_way, ThreadPoolExecutor(16) as pool:
+        list(pool.map(hang_up, range(600)))
+        under_way.stop().check()
+
+
+def test_a_client_may_wait_for_less(system: System) -> None:
+    """It is told in time; what it sends otherwise by headers does nothing."""
+    headers = {"x-api-key": system.service.key}
+    answer = system.service.post(
+        "/stream", {"X": 1.0}, headers={**headers, "x-request-timeout-ms": "1"}
+    )
+    assert answer.status_code in (200, 504)
+    for name, value in (
+        ("x-request-timeout-seconds", "0"),
+        ("x-request-timeout-seconds", "nan"),
+        ("x-request-timeout-seconds", "\xff"),
+        ("x-request-disconnect-disabled", "?1"),
+    ):
+        answer = system.service.post(
+            "/stream", {"X": 1.0}, headers={**headers, name: value.encode("latin-1")}
+        )
+        assert answer.json() == {"result": SLOPE}

@@ -1,0 +1,109 @@
+"""Whatever process ends or stands still, requests are answered."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from tests import running
+from tests.faults.conftest import BACK_S, PER_S, System
+
+KILLS = 20
+OUT_S = 15.0
+"""Within which a worker that stands still is asked no more."""
+
+
+def late(latencies_s: list[float], limit_s: float) -> int:
+    """How many answers took longer."""
+    return int((np.array(latencies_s) > limit_s).sum())
+
+
+def kill_workers(system: System, times: int) -> None:
+    """End workers under traffic; each request is answered."""
+    with system.traffic() as under_way:
+        for _ in range(times):
+            time.sleep(1.0)
+            system.kill("ModelWorker")
+        under_way.stop().check()
+
+
+def test_a_killed_worker_loses_no_request(system: System) -> None:
+    """What it had is asked of another."""
+    kill_workers(system, 1)
+
+
+@pytest.mark.system
+@pytest.mark.timeout(1200)
+def test_twenty_killed_workers_lose_no_request(system: System) -> None:
+    """The same, again and again."""
+    kill_workers(system, KILLS)
+
+
+def test_a_worker_that_stands_still_is_soon_asked_no_more(system: System) -> None:
+    """What it had is asked of another, and nothing is lost when it comes back."""
+    stopped = psutil.Process(system.pids("ModelWorker")[0])
+    with system.traffic() as under_way:
+        time.sleep(1.0)
+        stopped.suspend()
+        try:
+            time.sleep(OUT_S)
+            with system.traffic(per_s=20.0) as later:
+                time.sleep(5.0)
+                seen = later.stop().check()
+        finally:
+            if stopped.is_running():
+                stopped.resume()
+        all_seen = under_way.stop().check()
+    assert max(seen.latencies_s) < 2.0
+    assert max(all_seen.latencies_s) < OUT_S
+
+
+def test_a_killed_ingress_loses_what_it_had(system: System) -> None:
+    """And no more: HAProxy asks the other one."""
+    with system.traffic() as under_way:
+        time.sleep(1.0)
+        system.kill("Ingress")
+        time.sleep(1.0)
+        ledger = under_way.stop()
+    assert ledger.lost_count <= PER_S * 0.2
+    assert ledger.answered + ledger.lost_count == ledger.sent
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ray::ServeController",
+        "RolloutController",
+        pytest.param("ray::ProxyActor", marks=pytest.mark.system),
+        pytest.param("ray::HAProxyManager", marks=pytest.mark.system),
+    ],
+)
+def test_who_is_not_on_the_way_of_requests_may_end(system: System, name: str) -> None:
+    """Serving goes on, and it is started again."""
+    with system.traffic() as under_way:
+        time.sleep(1.0)
+        if name == "RolloutController":
+            system.kill(name)
+        else:
+            process = system.find(name)
+            process.kill()
+            running.wait_for(lambda: system.find(name).pid != process.pid, BACK_S)
+        time.sleep(3.0)
+        under_way.stop().check()
+
+
+def test_haproxy_is_started_again(system: System) -> None:
+    """Nothing is answered without it; it is back in 20 s."""
+    haproxy = system.find("haproxy")
+    haproxy.send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    running.wait_for(lambda: not running.is_alive(haproxy), 5)
+    running.wait_for(system.service.is_ready, BACK_S)
+    assert time.monotonic() - began < 20
+    with system.traffic() as under_way:
+        time.sleep(2.0)
+        under_way.stop().check()
