@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
-from contract import names, strict, tracking
+from contract import names, signing, strict, tracking
 from serve_app.rollouts.policy import Policy
 
 
@@ -70,7 +70,9 @@ class Settings(strict.Strict):
     model_dir: Path = Field(
         default=Path("var/model"), description="Model directory that model_served: local reads"
     )
-    mlflow_tracking_uri: str | None = Field(default=None, description="Address of MLflow")
+    mlflow_tracking_uri: str | None = Field(
+        default=None, repr=False, description="Address of MLflow"
+    )
     cache_dir: Path = Field(
         default=Path(tempfile.gettempdir()) / f"endeavour-models-{os.getuid()}",
         description="Where each node keeps its copies of model versions",
@@ -84,6 +86,11 @@ class Settings(strict.Strict):
     api_keys_file: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
         default=None,
         description="File with API keys, as `python -m serve_app keys` writes it, on each node",
+    )
+    signing_public_keys: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
+        default=None,
+        description="File with public keys in PEM, on each node; then only versions whose files "
+        "one of them vouches for are served",
     )
     alias_poll_s: PositiveFloat = Field(
         default=2.0, description="How often MLflow is asked which version is champion, in seconds"
@@ -105,6 +112,7 @@ _ENVIRONMENT = {
     "MODEL_CACHE_DIR": "cache_dir",
     "ENDEAVOUR_ENV": "env",
     "ENDEAVOUR_API_KEYS_FILE": "api_keys_file",
+    signing.PUBLIC_KEYS_VARIABLE: "signing_public_keys",
 }
 
 

@@ -24,7 +24,6 @@ from tests import running
 
 ANSWER_TIMEOUT_S = 30.0
 MOST_REMEMBERED = 20
-BATCH_EVERY = 10
 BATCH_ROWS = 5
 GOLDEN = 0.6180339887498949
 """Its multiples are spread evenly over the unit interval, modulo 1."""
@@ -47,6 +46,8 @@ class Task:
     key: str = ""
     """API key, if the service asks for one."""
     connections: int = 64
+    batch_every: int = 10
+    """Every so many requests one is a batch; 0 for none."""
     sheds: bool = False
     """Whether a 503 with `retry-after` is no loss."""
 
@@ -164,7 +165,7 @@ class Sender:
     async def _send(self, number: int, due: float) -> None:
         client = f"client-{number % self._task.clients}"
         x = 0.1 + (number * GOLDEN) % 1.0
-        is_batch = number % BATCH_EVERY == 0
+        is_batch = self._task.batch_every > 0 and number % self._task.batch_every == 0
         xs = [x + step for step in range(BATCH_ROWS)] if is_batch else [x]
         try:
             async with self._session.post(

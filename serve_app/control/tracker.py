@@ -126,7 +126,8 @@ class MlflowTracker:
             from mlflow.exceptions import MlflowException  # noqa: PLC0415  # slow to import
 
             if self._client is None:
-                self._client = tracking.connect(self._settings.mlflow_tracking_uri)
+                uri = self._settings.mlflow_tracking_uri
+                self._client = tracking.connect(uri, writes=True)
             try:
                 return ask(self._client)
             except (MlflowException, requests.RequestException) as error:

@@ -6,44 +6,53 @@ import hashlib
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-from contract import tracking
+from contract import manifest, names, tracking
+from serve_app.model_errors import UnservableModelError
 from serve_app.models import model_files
 from serve_app.models.private import own
+from serve_app.models.signed import Check, anything_goes
 
 
 class ModelCache:
     """Copies under `directory`, which belongs to this user alone.
 
-    Raises ModelError if it belongs to somebody else, who could change what is served.
+    `check` raises for files that must not be served, before they become a copy and at every use of
+    one. Raises ModelError if the directory belongs to somebody else, who could change the copies.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, check: Check = anything_goes) -> None:
         self._files = directory / "files"
         self._versions = directory / "versions"
         self._directory = directory
+        self._check = check
         own(directory)
 
     def get(self, digest: str) -> Path | None:
-        """Return the copy with this digest; one that has been changed is deleted."""
+        """Return the copy with this digest; one that has been changed is deleted.
+
+        Raises what the check raises.
+        """
         copy = self._files / digest
-        if not copy.is_dir():
+        files = self._unchanged(copy, digest)
+        if files is None:
             return None
-        if model_files.digest_of(copy) == digest:
-            return copy
-        self._delete(copy)
-        return None
+        self._check(copy, files)
+        return copy
 
     def fetch(self, name: str, version: str, source: str) -> Path:
         """Return the copy of a registered version, fetched from MLflow if it isn't there.
 
-        Its name is its digest. Raises MlflowUnreachableError, UnservableModelError.
+        Its name is its digest. Raises MlflowUnreachableError, ModelError.
         """
         key = hashlib.sha256(f"{name}\0{version}\0{source}".encode()).hexdigest()[:32]
         link = self._versions / key
-        if link.is_symlink() and (copy := self.get(link.readlink().name)) is not None:
-            return copy
+        if link.is_symlink():
+            with suppress(UnservableModelError):  # it may have been signed since
+                if (copy := self.get(link.readlink().name)) is not None:
+                    return copy
         self._versions.mkdir(exist_ok=True)
         self._files.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._directory, prefix="incoming-") as scratch:
@@ -55,15 +64,32 @@ class ModelCache:
 
     def _keep(self, fetched: Path) -> Path:
         """Move what was fetched to the place that its digest names."""
-        digest = model_files.digest_of(fetched)
+        files = model_files.files_of(fetched)
+        self._check(fetched, files)
+        digest = manifest.digest_of(files)
         copy = self._files / digest
-        if self.get(digest) is None:
+        if self._unchanged(copy, digest) is None:
             try:
                 os.replace(fetched, copy)  # noqa: PTH105
+                return copy
             except OSError:
                 if not copy.is_dir():  # another process of this node was quicker: the same files
                     raise
+        for name in (names.MANIFEST_FILE, names.SIGNATURE_FILE):
+            if (fetched / name).is_file():
+                os.replace(fetched / name, copy / name)  # noqa: PTH105  # signed anew since
         return copy
+
+    def _unchanged(self, copy: Path, digest: str) -> dict[str, str] | None:
+        """Return the files of a copy, or None, with nothing left of it, if they aren't its own."""
+        if not copy.is_dir():
+            return None
+        with suppress(UnservableModelError):
+            files = model_files.files_of(copy)
+            if manifest.digest_of(files) == digest:
+                return files
+        self._delete(copy)
+        return None
 
     def _delete(self, copy: Path) -> None:
         with tempfile.TemporaryDirectory(dir=self._directory, prefix="deleted-") as scratch:

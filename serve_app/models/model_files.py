@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Final
 import skops.io
 import yaml
 
-from contract import model_types, names
+from contract import manifest, model_directory, model_types
 from serve_app.model_errors import ModelError, UnservableModelError
 from serve_app.models import model_check
 from serve_app.models.model import Model
@@ -21,8 +20,9 @@ from serve_app.records import signature
 from serve_app.records.rows import Rows
 
 MLMODEL: Final = "MLmodel"
-_BESIDE: Final = frozenset({names.EXPORT_FILE, "registered_model_meta"})
 _MLFLOW_SKLEARN: Final = "mlflow.sklearn"
+_FLAVORS: Final = frozenset({"sklearn", "python_function"})
+_CODE: Final = ("code", "model_code_path")
 _BLANKS: Final[Mapping[str, Any]] = {"boolean": False, "string": ""}
 _KINDS: Final[Mapping[str, Any]] = {"boolean": bool, "string": str}
 
@@ -65,23 +65,21 @@ def head(directory: Path) -> tuple[signature.Signature, Rows]:
     return columns, _example(directory, mlmodel, columns)
 
 
-def digest_of(directory: Path) -> str:
-    """Return SHA-256 over the relative names and contents of all files in a model directory.
+def files_of(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file in a model directory, by its path inside.
 
-    Files that MLflow or the export write beside the model are left out. Raises UnservableModelError
-    for a symbolic link that leads out of the directory.
+    Files that training, MLflow or the export write beside the model are left out. Raises
+    UnservableModelError for a symbolic link that leads out of the directory or to no file.
     """
-    digest = hashlib.sha256()
-    root = directory.resolve()
-    for file in sorted(directory.rglob("*")):
-        name = file.relative_to(directory).as_posix()
-        if file.is_symlink() and not file.resolve().is_relative_to(root):
-            raise UnservableModelError(f"{file} is a link that leads out of the model's directory")
-        if file.is_file() and name not in _BESIDE:
-            content = file.read_bytes()
-            digest.update(f"{name}\0{len(content)}\0".encode())
-            digest.update(content)
-    return digest.hexdigest()
+    try:
+        return model_directory.list_files(directory)
+    except model_directory.OddFileError as error:
+        raise UnservableModelError(str(error)) from error
+
+
+def digest_of(directory: Path) -> str:
+    """Return one SHA-256 over the names and contents of `files_of`. Raises as it does."""
+    return manifest.digest_of(files_of(directory))
 
 
 def _mlmodel(directory: Path) -> dict[str, Any]:
@@ -97,14 +95,21 @@ def _mlmodel(directory: Path) -> dict[str, Any]:
 def _model_file(mlmodel: Mapping[str, Any]) -> str:
     flavors = mlmodel.get("flavors")
     flavors = flavors if isinstance(flavors, dict) else {}
-    sklearn, pyfunc = flavors.get("sklearn"), flavors.get("python_function")
+    sklearn, pyfunc = flavors.get("sklearn"), flavors.get("python_function", {})
     if not isinstance(sklearn, dict) or sklearn.get("serialization_format") != "skops":
         raise UnservableModelError(
             "only the scikit-learn flavor in skops format is served: "
             "log the model with serialization_format='skops'"
         )
-    for flavor in (sklearn, pyfunc or {}):
-        if flavor.get("code"):
+    if others := sorted(map(str, flavors.keys() - _FLAVORS)):
+        raise UnservableModelError(
+            f"the model has other flavors beside scikit-learn's, which are not served here: "
+            f"{', '.join(others)}; log it by mlflow.sklearn alone"
+        )
+    if not isinstance(pyfunc, dict):
+        raise UnservableModelError(f"the flavor python_function is no mapping: {pyfunc!r}")
+    for flavor in (sklearn, pyfunc):
+        if any(flavor.get(key) for key in _CODE):
             raise UnservableModelError("the model carries code of its own, which is not run here")
     if pyfunc and pyfunc.get("loader_module") != _MLFLOW_SKLEARN:
         raise UnservableModelError(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from contract import names, strict, tracking
+from contract import manifest, names, strict, tracking
 from serve_app.model_errors import ModelError, NoSuchModelError, UnservableModelError
-from serve_app.models import model_files
+from serve_app.models import model_files, signed
 from serve_app.models.model import Model
 from serve_app.models.model_cache import ModelCache
 from serve_app.models.served import ServedVersion
@@ -53,9 +54,10 @@ def _resolve_champion(settings: Settings) -> ServedVersion:
 def fetch(client: Any, found: ModelVersion, settings: Settings) -> ServedVersion:
     """Return a registered version, its verified copy on this node.
 
-    Raises MlflowUnreachableError, UnservableModelError.
+    Raises MlflowUnreachableError, ModelError.
     """
-    copy = ModelCache(settings.cache_dir).fetch(found.name, str(found.version), str(found.source))
+    cache = _cache(settings, found.name, str(found.version), found.run_id)
+    copy = cache.fetch(found.name, str(found.version), str(found.source))
     return ServedVersion(
         name=found.name,
         version=str(found.version),
@@ -122,19 +124,31 @@ def load(version: ServedVersion, settings: Settings) -> Model:
 def copy_of(version: ServedVersion, settings: Settings) -> Path:
     """Return the directory with an exact version's files, which are as they were when chosen.
 
-    Raises as `load` does.
+    Where public keys are set, they are those that training signed. Raises as `load` does.
     """
-    is_registered = version.source.startswith(_REGISTERED)
-    directory = _copy(version, settings) if is_registered else Path(version.source)
-    if model_files.digest_of(directory) != version.digest:
+    if version.source.startswith(_REGISTERED):
+        directory = _copy(version, settings)
+        digest = directory.name
+    else:
+        directory = Path(version.source)
+        files = model_files.files_of(directory)
+        signed.check_of_directory(settings, directory, version.run_id)(directory, files)
+        digest = manifest.digest_of(files)
+    if digest != version.digest:
         raise UnservableModelError(
             f"{directory}: the files of version {version.version} have changed since it was chosen"
         )
     return directory
 
 
+def _cache(settings: Settings, name: str, version: str, run_id: str | None) -> ModelCache:
+    check = signed.check_of_version(settings, name, version, run_id)
+    return ModelCache(settings.cache_dir, check)
+
+
 def _copy(version: ServedVersion, settings: Settings) -> Path:
-    cache = ModelCache(settings.cache_dir)
+    """Return this node's copy of a registered version, fetched if there's none that will do."""
+    cache = _cache(settings, version.name, version.version, version.run_id)
 
     def fetch() -> Path:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
@@ -148,7 +162,13 @@ def _copy(version: ServedVersion, settings: Settings) -> Path:
             ) from error
         return cache.fetch(version.name, version.version, str(source))
 
-    return cache.get(version.digest) or tracking.in_time(fetch)
+    try:
+        copy = cache.get(version.digest)
+    except UnservableModelError:  # it may have been signed since
+        with suppress(tracking.MlflowUnreachableError):
+            return tracking.in_time(fetch)
+        raise
+    return copy or tracking.in_time(fetch)
 
 
 def export(settings: Settings, directory: Path) -> ServedVersion:
@@ -162,7 +182,7 @@ def export(settings: Settings, directory: Path) -> ServedVersion:
     ):
         raise ModelError(f"{directory} is not empty and holds no model: choose another directory")
     version = resolve(settings)
-    copy = ModelCache(settings.cache_dir).get(version.digest)
+    copy = _cache(settings, version.name, version.version, version.run_id).get(version.digest)
     if copy is None:
         raise ModelError(
             f"the copy of {version.source} in {settings.cache_dir} was changed or deleted: "
@@ -186,8 +206,11 @@ def _resolve_directory(settings: Settings) -> ServedVersion:
         raise NoSuchModelError(
             f"{directory} holds no model: write one with `make export`, or set MODEL_DIR"
         )
-    digest = model_files.digest_of(directory)
+    files = model_files.files_of(directory)
+    digest = manifest.digest_of(files)
     exported = _exported(directory)
+    run_id = exported.run_id if exported is not None else None
+    signed.check_of_directory(settings, directory, run_id)(directory, files)
     if exported is None:
         return ServedVersion(settings.model_name, LOCAL_VERSION, None, str(directory), digest)
     if exported.digest != digest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -45,15 +46,20 @@ class System:
         """The processes of a deployment's replicas that run."""
         return [replica["pid"] for replica in self.service.replicas(deployment)]
 
-    def find(self, name: str) -> psutil.Process:
+    def find(self, name: str) -> int | None:
         """Return the process of this name, or of the Ray actor of this class."""
         for process in self.service.processes():
-            try:
-                if name in (process.name(), *process.cmdline()[:1]):
-                    return process
-            except psutil.Error:
-                continue
-        raise LookupError(name)
+            with contextlib.suppress(psutil.Error):
+                if name == process.name() or " ".join(process.cmdline()).startswith(name):
+                    return process.pid
+        return None
+
+    def kill_process(self, name: str) -> None:
+        """End a process, and return when another one of its name runs."""
+        before = self.find(name)
+        assert before is not None, name
+        psutil.Process(before).kill()
+        running.wait_for(lambda: self.find(name) not in (None, before), BACK_S)
 
     def kill(self, deployment: str) -> None:
         """End one of a deployment's replicas, and return when another runs in its place."""

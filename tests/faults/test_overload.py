@@ -68,7 +68,7 @@ def overload(system: System, seconds: float) -> None:
     """Send three times too much, and check what becomes of it, meanwhile and after."""
     per_s, unloaded_p99_s = unloaded(system)
     before = memory(system)
-    with system.traffic(3 * per_s, sheds=True, connections=2000) as under_way:
+    with system.traffic(3 * per_s, sheds=True, connections=2000, batch_every=0) as under_way:
         time.sleep(seconds)
         during = memory(system)
         ledger: Ledger = under_way.stop().check()

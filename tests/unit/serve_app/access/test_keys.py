@@ -89,7 +89,8 @@ def test_keys_stand_a_line_each() -> None:
     text = f"# ours\n\n{KEY}\n  # nothing\n{other}\n"
     assert keys.parse(text, "here") == [KEY, other]
     (bare,) = keys.parse(f"{KEY.id} {KEY.digest} admin", "here")
-    assert (bare.scopes, bare.rate) == ({"admin"}, None)
+    assert bare.scopes == {"admin"}
+    assert bare.rate is None
 
 
 DIGEST = "ab" * 32
