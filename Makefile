@@ -1,11 +1,15 @@
 # `make` alone prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run dev train promote rollback export stop test test-system bench lint format lock system-packages bench-packages
+.PHONY: help install install-dev run dev train promote rollback export stop test test-system soak bench lint format lock audit sbom system-packages bench-packages
 
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= train_config.yaml
+MINUTES ?= 60
 BIN := $(VENV)/bin
+# Folders of tests side by side, as most of their time is waiting; begun in the order of ORDER in
+# tests/conftest.py.
+TWO_AT_A_TIME := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
 
 # Stamps carry the lock's checksum, so that a changed lock, and only that, installs anew.
 LOCK_SUM := $(shell cat requirements.lock | cksum | tr -d ' ')
@@ -44,10 +48,13 @@ stop: $(INSTALLED) ## stop what `make run` started here
 	@exec $(BIN)/python -m launcher stop
 
 test: lint ## everything: lint, types, all tests
-	$(BIN)/python -m pytest -m "not system" --durations=15
+	$(BIN)/python -m pytest -m "not system" $(TWO_AT_A_TIME) --durations=15
 
 test-system: $(DEV_INSTALLED) ## the long forms of the fault, load and rollout tests
 	$(BIN)/python -m pytest -m system
+
+soak: $(DEV_INSTALLED) ## random faults under traffic, with memory measured (MINUTES=60)
+	@exec $(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
 
 bench: $(INSTALLED) ## measure the service and its peers, into benchmarks/RESULTS.md (BENCH="--quick")
 	@exec $(BIN)/python -m benchmarks $(BENCH)
@@ -57,7 +64,10 @@ lint: $(DEV_INSTALLED) ## ruff, mypy, and the checks of Dockerfile, compose file
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml \
+		deploy/compose.mlflow-page.yml
+	sed 's/!reset //' deploy/compose.production.yml | $(BIN)/check-jsonschema \
+		--builtin-schema vendor.compose-spec --default-filetype yaml -
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/actionlint
 
@@ -72,6 +82,16 @@ lock: ## resolve the dependencies anew (needs uv)
 	uv pip compile --group dev -c requirements.lock --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" --upgrade -o requirements-dev.lock
+
+# Without --strict, packages that the database doesn't show would pass as sound.
+audit: $(DEV_INSTALLED) ## look up known vulnerabilities of what both locks name (asks pypi.org)
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off \
+		--requirement requirements.lock --requirement requirements-dev.lock
+
+sbom: $(DEV_INSTALLED) ## list what requirements.lock names in var/sbom.json (CycloneDX)
+	@mkdir -p var
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
+		--spec-version 1.6 --output-reproducible --validate --output-file var/sbom.json requirements.lock
 
 system-packages: ## install the system packages that the tests need (Debian, as root)
 	@for tool in curl git chromium chromedriver:chromium-driver; do \

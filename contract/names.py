@@ -23,6 +23,12 @@ MODEL_FILE: Final = "model.skops"
 EXPORT_FILE: Final = "exported_version.json"
 """File, inside an exported model directory, that names the version it was exported from."""
 
+MANIFEST_FILE: Final = "endeavour_manifest.json"
+"""File, inside a model directory, with the digests of all others and what they are for."""
+
+SIGNATURE_FILE: Final = "endeavour_manifest.sig"
+"""File, inside a model directory: the 64 bytes of an Ed25519 signature over the manifest."""
+
 LONGEST_TAG: Final = 4_900
 """Most characters of a text that is put into a tag; MLflow's databases hold 5,000."""
 

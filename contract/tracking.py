@@ -1,12 +1,14 @@
-"""How MLflow is reached: where, with which deadlines, and what is said when it isn't there."""
+"""How MLflow is reached: where, as whom, by when, and what is said when it isn't there."""
 
 from __future__ import annotations
 
+import configparser
 import os
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import requests
 
@@ -23,7 +25,23 @@ PROBE_TIMEOUT_S = 5.0
 OVERALL_TIMEOUT_S = 25.0
 """Several calls in a row, each within its deadline, add up to no more than this."""
 
+READER_VARIABLE: Final = "MLFLOW_CREDENTIALS_FILE"
+"""Names a file with user and password, as MLflow's own `~/.mlflow/credentials` has them."""
+
+WRITER_VARIABLE: Final = "MLFLOW_WRITER_CREDENTIALS_FILE"
+"""Names another one, for those who also write; without it they are who the readers are."""
+
+USER_VARIABLE: Final = "MLFLOW_TRACKING_USERNAME"
+PASSWORD_VARIABLE: Final = "MLFLOW_TRACKING_PASSWORD"
+
 T = TypeVar("T")
+
+
+class Credentials(NamedTuple):
+    """Who asks MLflow."""
+
+    user: str
+    password: str
 
 
 class MlflowUnreachableError(Exception):
@@ -51,9 +69,50 @@ def shorten_waits(environ: MutableMapping[str, str] = os.environ) -> None:
     environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
 
 
-def connect(uri: str | None) -> MlflowClient:
+def without_password(uri: str) -> str:
+    """Return an address that may be shown: its user and password are left out."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def credentials(
+    uri: str, environ: Mapping[str, str], *, writes: bool = False
+) -> Credentials | None:
+    """Return who asks: as a file says, else MLflow's own variables, else the address itself.
+
+    Raises MlflowUnreachableError if the file can't be used.
+    """
+    if file := (writes and environ.get(WRITER_VARIABLE)) or environ.get(READER_VARIABLE):
+        return _of_file(file)
+    if environ.get(USER_VARIABLE) and environ.get(PASSWORD_VARIABLE):
+        return Credentials(environ[USER_VARIABLE], environ[PASSWORD_VARIABLE])
+    parts = urlsplit(uri)
+    if parts.username and parts.password:
+        return Credentials(unquote(parts.username), unquote(parts.password))
+    return None
+
+
+def _of_file(file: str) -> Credentials:
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        with open(file, encoding="utf-8") as content:  # noqa: PTH123  # the text of a variable
+            parser.read_file(content)
+        section = parser["mlflow"]
+        return Credentials(section[USER_VARIABLE], section[PASSWORD_VARIABLE])
+    except (OSError, UnicodeDecodeError, configparser.Error, KeyError) as error:
+        # Of a line that is wrong, the error would show the text.
+        raise MlflowUnreachableError(
+            f"{file} holds no credentials for MLflow ({type(error).__name__}): it needs a section "
+            f"[mlflow] with {USER_VARIABLE.lower()} and {PASSWORD_VARIABLE.lower()}"
+        ) from None
+
+
+def connect(
+    uri: str | None, *, writes: bool = False, environ: MutableMapping[str, str] = os.environ
+) -> MlflowClient:
     """Return a client of the server at `uri` that has just answered.
 
+    Who asks is said to MLflow by its own variables, in `environ`: its errors repeat addresses.
     Raises MlflowUnreachableError within about 5 s if there's no address or no answer.
     """
     if uri is None:
@@ -61,9 +120,13 @@ def connect(uri: str | None) -> MlflowClient:
             "no MLflow server named: set MLFLOW_TRACKING_URI (or MLFLOW_SERVER_HOST), "
             "for example http://127.0.0.1:5000, or start one with `make run`"
         )
-    bound_waits()
+    bound_waits(environ)
     if uri.startswith(("http://", "https://")):
-        _probe(uri)
+        who = credentials(uri, environ, writes=writes)
+        if who is not None:
+            environ[USER_VARIABLE], environ[PASSWORD_VARIABLE] = who
+        uri = without_password(uri)
+        _probe(uri, who)
     import mlflow  # noqa: PLC0415  # takes seconds: only for those who really connect
 
     mlflow.set_tracking_uri(uri)
@@ -95,9 +158,9 @@ def in_time(ask: Callable[[], T], timeout_s: float = OVERALL_TIMEOUT_S) -> T:
         ) from error
 
 
-def _probe(uri: str) -> None:
+def _probe(uri: str, who: Credentials | None) -> None:
     try:
-        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S)
+        answer = requests.get(f"{uri.rstrip('/')}/health", auth=who, timeout=PROBE_TIMEOUT_S)
         answer.raise_for_status()
     except requests.RequestException as error:
         raise MlflowUnreachableError(

@@ -1,4 +1,4 @@
-"""Start, stop and train on this machine: `python -m launcher run | train | export | stop`."""
+"""Start, stop and train: `python -m launcher run | train | export | secrets | accounts | stop`."""
 
 import argparse
 import os
@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from contract import names
 from contract.strict import SettingsError
 from contract.tracking import tracking_uri
-from launcher import console, layout, signals, state, stop, training
+from launcher import console, layout, mlflow_accounts, signals, state, stop, training
 from launcher.errors import LaunchError, SettingError, UnreachableError
 from launcher.system import Options, System
 
@@ -25,6 +26,9 @@ exit codes:
   1 the system could not start, or ended by itself   2 wrong settings, a taken port
   4 nothing answers; train ends with the job's own code
 """
+
+
+SECRETS = Path("var/secrets")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,6 +98,16 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--to", type=Path, default=Path("var/model"), help="default: var/model")
     export.set_defaults(command=_export)
 
+    make = commands.add_parser(
+        "secrets", help="make the passwords that compose.production.yml needs"
+    )
+    make.add_argument("--to", type=Path, default=SECRETS, help=f"default: {SECRETS}")
+    make.set_defaults(command=_secrets)
+
+    tell = commands.add_parser("accounts", help="tell MLflow who may ask it, and for what")
+    tell.add_argument("--secrets", type=Path, default=SECRETS, help=f"default: {SECRETS}")
+    tell.set_defaults(command=_accounts)
+
     end = commands.add_parser("stop", help="stop the system that runs here")
     end.set_defaults(command=_stop)
     return parser
@@ -125,6 +139,21 @@ def _export(options: argparse.Namespace) -> int:
         environ["MLFLOW_TRACKING_URI"] = _mlflow_of(state.require_running(here.state))
     command = [sys.executable, "-m", "serve_app", "export", "--to", str(options.to.absolute())]
     return subprocess.run(command, env=environ, cwd=here.root, check=False).returncode
+
+
+def _secrets(options: argparse.Namespace) -> int:
+    for file in mlflow_accounts.make_secrets(options.to):
+        console.say(str(file))
+    return 0
+
+
+def _accounts(options: argparse.Namespace) -> int:
+    if (uri := tracking_uri(os.environ)) is None:
+        raise SettingError("no MLflow server named: set MLFLOW_TRACKING_URI")
+    model_name = os.environ.get("MODEL_NAME") or names.MODEL_NAME
+    mlflow_accounts.establish(uri, options.secrets, model_name)
+    console.say(f"MLflow knows {', '.join(mlflow_accounts.ACCOUNTS)}")
+    return 0
 
 
 def _mlflow_of(run: state.Run) -> str:

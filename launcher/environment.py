@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from launcher import haproxy
 from launcher.errors import SettingError
 from launcher.layout import Layout
 from launcher.ports import Ports
@@ -48,6 +49,8 @@ def of_cluster(
         # What the parts leave in the temporary folder goes with the run.
         "TMPDIR": str(scratch),
         "MODEL_CACHE_DIR": str(layout.model_cache),
+        "MPLCONFIGDIR": str(layout.var / "matplotlib"),
+        haproxy.BINARY_VARIABLE: str(layout.root / "launcher" / "haproxy.py"),
         # On one machine nobody else drains this node; clusters keep their periods.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),

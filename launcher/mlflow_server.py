@@ -1,17 +1,19 @@
 """The embedded MLflow server: SQLite and local artifacts under `var/mlflow`."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import requests
 
-from contract import names
+from contract import names, tracking
+from contract.tracking import without_password
 from launcher import preflight, processes
 from launcher.errors import SettingError, UnreachableError
 from launcher.processes import Child
 
 _TIMEOUT_S = 5.0
+_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 def start(folder: Path, host: str, port: int, environ: Mapping[str, str], log: Path) -> Child:
@@ -59,27 +61,33 @@ def check_address(uri: str) -> None:
         )
 
 
-def without_password(uri: str) -> str:
-    """Return an address that may be shown: its user and password are left out."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def has_champion(uri: str, model_name: str) -> bool:
+def has_champion(uri: str, model_name: str, environ: Mapping[str, str]) -> bool:
     """Whether the registry has a version with the champion's alias.
 
-    Raises UnreachableError if the server doesn't say.
+    Raises UnreachableError if the server doesn't say, SettingError if it asks who wants to know.
     """
     try:
+        who = tracking.credentials(uri, environ)
         answer = requests.get(
-            f"{uri.rstrip('/')}/api/2.0/mlflow/registered-models/alias",
-            params={"name": model_name, "alias": names.CHAMPION},
+            f"{without_password(uri).rstrip('/')}/api/2.0/mlflow/registered-models/get",
+            # Asked by its alias, a model that isn't there would be 403 where users have accounts.
+            params={"name": model_name},
+            auth=who,
             timeout=_TIMEOUT_S,
         )
         if answer.ok:
-            return True
+            aliases = answer.json()["registered_model"].get("aliases") or []
+            return any(one["alias"] == names.CHAMPION for one in aliases)
+        if answer.status_code in _REFUSED:
+            raise SettingError(
+                f"the MLflow server at {without_password(uri)} answered {answer.status_code}: "
+                f"set {tracking.USER_VARIABLE} and {tracking.PASSWORD_VARIABLE}, "
+                f"or {tracking.READER_VARIABLE}"
+            )
         code = answer.json().get("error_code")
-    except (requests.RequestException, ValueError) as error:
+    except tracking.MlflowUnreachableError as error:
+        raise SettingError(str(error)) from error
+    except (requests.RequestException, ValueError, LookupError) as error:
         raise UnreachableError(
             f"the MLflow server at {without_password(uri)} does not answer: {type(error).__name__}"
         ) from error

@@ -17,6 +17,17 @@ def start(
     layout: Layout, ports: Ports, host: str, environ: Mapping[str, str], scratch: Path
 ) -> Child:
     """Start the head node; `scratch` is short, as Ray keeps its sockets there."""
+    return processes.start(
+        "Ray",
+        command(ports, host, scratch),
+        environ=environ,
+        log=layout.logs / "ray.log",
+        cwd=layout.root,
+    )
+
+
+def command(ports: Ports, host: str, scratch: Path) -> list[str]:
+    """Return what starts the head; its dashboard is on loopback if `host` is."""
     options = {
         "--node-ip-address": host,
         "--port": ports.gcs,
@@ -33,11 +44,8 @@ def start(
         "--max-worker-port": 0,
         "--temp-dir": scratch / "ray",
     }
-    command = [preflight.tool("ray"), "start", "--head", "--block", "--disable-usage-stats"]
-    command += [text for name, value in options.items() for text in (name, str(value))]
-    return processes.start(
-        "Ray", command, environ=environ, log=layout.logs / "ray.log", cwd=layout.root
-    )
+    words = [preflight.tool("ray"), "start", "--head", "--block", "--disable-usage-stats"]
+    return words + [text for name, value in options.items() for text in (name, str(value))]
 
 
 def answers(dashboard: str, token: str) -> bool:

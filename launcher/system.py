@@ -171,7 +171,7 @@ class System:
             self._children.append(mlflow_server.start(layout.mlflow, host, port, environ, log))
         if run.mlflow_uri is not None and not self._is_mlflow_away:
             uri = run.mlflow_uri
-            with console.step(f"MLflow at {mlflow_server.without_password(uri)}"):
+            with console.step(f"MLflow at {tracking.without_password(uri)}"):
                 self._wait(lambda: mlflow_server.answers(uri), START_DEADLINE_S)
         token = layout.token.read_text()
         with console.step(f"Ray, dashboard at {run.dashboard}"):
@@ -188,7 +188,7 @@ class System:
             self._wait(lambda: serving.answers(run.address), START_DEADLINE_S)
 
     def _ensure_champion(self, uri: str, model_name: str, dashboard: str) -> None:
-        if mlflow_server.has_champion(uri, model_name):
+        if mlflow_server.has_champion(uri, model_name, self._environ):
             return
         config = self._options.trains_by
         if config is None:
@@ -263,7 +263,7 @@ class System:
             curl = f"""curl --json '{{"X": {record}}}' localhost:{self._ports.http}/stream"""
         lines = [f"\nEndeavour answers at {run.address}"]
         if run.mlflow_uri:
-            lines.append(f"  MLflow         {mlflow_server.without_password(run.mlflow_uri)}")
+            lines.append(f"  MLflow         {tracking.without_password(run.mlflow_uri)}")
         lines += [
             f"  Ray dashboard  {run.dashboard}  (its token: {self._layout.token})",
             f"  logs           {self._layout.logs}",

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import requests
 
+from contract.signing import KEY_FILE_VARIABLE
+from contract.tracking import READER_VARIABLE
 from launcher import console, preflight, ray_head
 from launcher.errors import LaunchError, UnreachableError
 
@@ -21,6 +23,9 @@ _PATIENCE_S: Final = 20.0
 _POLL_S: Final = 0.3
 _NOISE: Final = ("Runtime env is setting up", "Running entrypoint for job")
 _ENDED: Final = ("SUCCEEDED", "FAILED", "STOPPED")
+CREDENTIALS_VARIABLE: Final = "MLFLOW_TRAINING_CREDENTIALS_FILE"
+"""Names the file, in the cluster, that says who training jobs are to MLflow."""
+
 _NOT_UPLOADED: Final = ["/.git", "/.venv", "/var"]
 
 
@@ -65,8 +70,7 @@ def run(cluster: Cluster, root: Path, arguments: Sequence[str], environ: Mapping
 def _submit(
     cluster: Cluster, root: Path, job: str, arguments: Sequence[str], environ: Mapping[str, str]
 ) -> None:
-    variables = {"GIT_COMMIT": _commit(root, environ)}
-    runtime_env = {"env_vars": variables, "excludes": _NOT_UPLOADED}
+    runtime_env = {"env_vars": variables_of_job(root, environ), "excludes": _NOT_UPLOADED}
     command = [
         preflight.tool("ray"),
         "job",
@@ -100,6 +104,20 @@ def _submit(
         ) from error
     if completed.returncode != 0:
         raise LaunchError(f"`ray job submit` failed:\n{completed.stdout}{completed.stderr}")
+
+
+def variables_of_job(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what the job is told beside what the cluster's environment says.
+
+    Of the signing key that is the file's path, never the key: Ray shows a job's environment.
+    """
+    variables = {"GIT_COMMIT": _commit(root, environ)}
+    if file := environ.get(CREDENTIALS_VARIABLE):
+        variables[READER_VARIABLE] = file
+    if key := environ.get(KEY_FILE_VARIABLE):
+        # The job runs in a copy of the folder, to which `var` is not uploaded.
+        variables[KEY_FILE_VARIABLE] = str(Path(key).absolute())
+    return variables
 
 
 def _follow(cluster: Cluster, job: str) -> int:

@@ -156,7 +156,7 @@ class Ingress:
             role=role,
             predict=lane.predict,
             check=partial(self._check, lane),
-            limits=Limits(limits.max_body_bytes, limits.body_timeout_s),
+            limits=Limits(limits.max_body_bytes, limits.body_timeout_s, limits.body_stall_s),
             singles=self._singles,
             batches=self._batches,
             max_batch_records=limits.max_batch_records,

@@ -34,7 +34,12 @@ class Limits(strict.Strict):
         default=200_000, description="Rows that may wait in one ingress; more get 503"
     )
     body_timeout_s: PositiveFloat = Field(
-        default=8.0, description="Longest a request's body may take to arrive; then 408"
+        default=10.0, description="Longest a request's body may take to arrive; then 408"
+    )
+    body_stall_s: PositiveFloat = Field(
+        default=4.0,
+        description="Longest pause in a body; then 408. Keep it below "
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S, or HAProxy answers",
     )
     deadline_s: PositiveFloat = Field(
         default=30.0, description="Longest a request waits for its prediction; then 504"

@@ -21,8 +21,9 @@ from tests.e2e import container
 from tests.e2e.container import Image
 from tests.running import Running
 
-ORDER = ("unit", "integration/train", "e2e")
-"""The folders that come first, so that `first_run` installs while quick tests run, then trains."""
+ORDER = ("integration/train", "e2e", "faults", "integration/rollouts", "integration", "unit")
+"""The folders in the order in which they are begun, the longest first: `make test` runs two at a
+time, each in a process of its own, so that what a folder's tests share is started once."""
 
 PORTS = range(20_000, 30_000)
 """Below the ephemeral range, so that no outgoing connection takes a port between probe and use."""
@@ -34,14 +35,17 @@ STOP_TIMEOUT_S = 15.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring the tests into the order of their folders."""
-    folders = [Path(__file__).parent / folder for folder in ORDER]
+    """Bring the tests into the order of their folders; what waits for `first` comes later."""
+    root = Path(__file__).parent
 
-    def place(item: pytest.Item) -> int:
-        places = (n for n, folder in enumerate(folders) if item.path.is_relative_to(folder))
-        return next(places, len(folders))
+    def folder(item: pytest.Item) -> int:
+        return next(n for n, one in enumerate(ORDER) if item.path.is_relative_to(root / one))
 
-    items.sort(key=place)
+    items.sort(key=lambda item: (folder(item), "first" in getattr(item, "fixturenames", ())))
+    for item in items:
+        # Unit tests share nothing: a file each fills up whoever is done early.
+        name = item.path.stem if ORDER[folder(item)] == "unit" else ORDER[folder(item)]
+        item.add_marker(pytest.mark.xdist_group(name))
 
 
 def is_needed(request: pytest.FixtureRequest, fixture: str) -> bool:
@@ -111,13 +115,6 @@ def first_run(
     launched = running.launch(clone, running.environ(free_port), ["make", "run"])
     yield launched
     running.stop(launched)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _first_run_goes_ahead(request: pytest.FixtureRequest) -> None:
-    """Let it install while other tests run: that takes more than a minute of one core."""
-    if is_needed(request, "first"):
-        request.getfixturevalue("first_run")
 
 
 @pytest.fixture(scope="session")

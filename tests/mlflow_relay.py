@@ -1,4 +1,4 @@
-"""A relay before a real MLflow server that can be told to refuse or to hang."""
+"""A relay before a real MLflow server that can be told to refuse, to hang, or to answer wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from typing import Literal
 from urllib.parse import urlsplit
 
-Mood = Literal["well", "refusing", "hanging"]
+Mood = Literal["well", "refusing", "hanging", "failing", "limiting", "halving"]
+"""failing: 500 for everything; limiting: 429; halving: answers end in their middle."""
+
+_STATUSES = {"failing": b"500 Internal Server Error", "limiting": b"429 Too Many Requests"}
+HALF_BYTES = 1000
+"""Of each connection's answers, when they end in their middle: more than MLflow's short ones."""
 
 HANG_LIMIT_S = 120.0
 
@@ -74,17 +79,26 @@ class _Handler(socketserver.BaseRequestHandler):
         if self.server.mood == "hanging":
             self.server.changed.wait(HANG_LIMIT_S)
             return
+        if status := _STATUSES.get(self.server.mood):
+            with contextlib.suppress(OSError):
+                client.recv(65536)
+                client.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n")
+                client.sendall(b"Connection: close\r\n\r\n")
+            return
+        most = HALF_BYTES if self.server.mood == "halving" else None
         with contextlib.suppress(OSError), self.server.connected(client) as server:
-            back = threading.Thread(target=_copy, args=(server, client), daemon=True)
+            back = threading.Thread(target=_copy, args=(server, client, most), daemon=True)
             back.start()
             _copy(client, server)
             back.join()
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
+def _copy(source: socket.socket, target: socket.socket, most: int | None = None) -> None:
+    """Pass bytes on until one side ends, or so many have been passed on."""
     with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
+        while (most is None or most > 0) and (data := source.recv(65536)):
+            target.sendall(data[:most])
+            most = None if most is None else most - len(data)
     for one in (source, target):
         with contextlib.suppress(OSError):
             one.shutdown(socket.SHUT_RDWR)

@@ -136,6 +136,16 @@ class Hanging(Line):
         return self.line(x)
 
 
+class SometimesHanging(Line):
+    """Never answers for a batch that has one of 2% of all records in it."""
+
+    def answer(self, x: Values) -> Values:
+        """Wait for nothing, or answer."""
+        if is_odd(x, 0.02).any():
+            time.sleep(3600)
+        return self.line(x)
+
+
 RAISES, CANCELS, EXITS, INTERRUPTS, FALLS_SHORT, HAS_NONE, HANGS, CRASHES = range(101, 109)
 """Records with which a `Moody` model does as they say."""
 
@@ -182,6 +192,7 @@ ALL = (
     Forgetful,
     Crashing,
     Hanging,
+    SometimesHanging,
     Moody,
     Costly,
 )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contract.tracking import bound_waits
+from train import signing
 from train.errors import TrainError
 from train.progress import Progress
 from train.settings import read
@@ -16,6 +17,7 @@ from train.settings import read
 DEFAULT_CONFIG = Path("train_config.yaml")
 LONGEST_REASON = 1_000
 INTERRUPTED = 130
+COMMANDS = ("run", "promote", "rollback", "sign", "signing-key")
 
 EPILOG = """\
 exit codes:
@@ -25,8 +27,9 @@ exit codes:
   4  MLflow or Ray out of reach, or no CPU free in time
 
 environment:
-  MLFLOW_TRACKING_URI  the MLflow server (or MLFLOW_SERVER_HOST)
-  RAY_ADDRESS          the Ray cluster; without it, one is started for the job
+  MLFLOW_TRACKING_URI         the MLflow server (or MLFLOW_SERVER_HOST)
+  RAY_ADDRESS                 the Ray cluster; without it, one is started for the job
+  ENDEAVOUR_SIGNING_KEY_FILE  the private key that models are signed with; without it, none is
 """
 
 
@@ -46,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> str:
+    if given.command == "signing-key":
+        return _make_keys(given.to)
     settings = read(given.config)
     from train import job  # noqa: PLC0415  # MLflow takes seconds: not for --help or a bad config
 
@@ -54,12 +59,22 @@ def _run(given: argparse.Namespace) -> str:
         return job.promote(settings.model_name, version, given.reason, os.environ).message
     if given.command == "rollback":
         return job.roll_back(settings.model_name, given.reason, os.environ).message
+    if given.command == "sign":
+        return job.sign(settings.model_name, str(given.version), os.environ).message
     return job.run(settings, os.environ, Progress(job.STEPS)).message
+
+
+def _make_keys(directory: Path) -> str:
+    private, public = signing.make_keys(directory)
+    return (
+        f"{private}: the private key, for training only; nobody else may read it\n"
+        f"{public}: the public key, for the service"
+    )
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; without a command it means `run`."""
-    if not arguments or arguments[0] not in ("run", "promote", "rollback", "-h", "--help"):
+    if not arguments or arguments[0] not in (*COMMANDS, "-h", "--help"):
         arguments = ["run", *arguments]
     return _parser().parse_args(arguments)
 
@@ -81,7 +96,21 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--reason", type=_reason, required=True, help="why; it is put on record"
         )
-    for command in (run, promote, rollback):
+    sign = commands.add_parser(
+        "sign",
+        help="sign a version that is registered",
+        description="Sign what MLflow holds of a version now, whoever has put it there, with the "
+        "key that ENDEAVOUR_SIGNING_KEY_FILE names. Look at it first.",
+    )
+    sign.add_argument("--version", type=_version, required=True, help="the version's number")
+    keys = commands.add_parser(
+        "signing-key",
+        help="make a key pair to sign models with",
+        description=f"Write {signing.PRIVATE_KEY_FILE}, readable by its owner only, and "
+        f"{signing.PUBLIC_KEY_FILE}; nothing is overwritten.",
+    )
+    keys.add_argument("--to", type=Path, required=True, metavar="DIR", help="where they are put")
+    for command in (run, promote, rollback, sign):
         command.add_argument(
             "--config",
             type=Path,

@@ -20,9 +20,10 @@ from contract.promotion import (
     Promoter,
 )
 from contract.registry import Candidate, NoSuchVersionError, Registry
+from contract.signing import KEY_FILE_VARIABLE
 from contract.standing import Standing, standing
 from train import champion as champions
-from train import cluster, data, estimator, evaluate, fingerprint, gate, record
+from train import cluster, data, estimator, evaluate, fingerprint, gate, record, signing
 from train.errors import BadSettingsError, GateRefusedError, UnreachableError
 from train.fit import Fitted, check_trusted, fit
 from train.progress import Progress
@@ -55,6 +56,7 @@ def run(settings: TrainSettings, environ: Mapping[str, str], progress: Progress)
     """
     started_ms = int(time.time() * 1000)
     with progress.step("data") as step:
+        signer = signing.signer(environ)
         estimator.build(settings)
         dataset = data.load(settings)
         step.note = f"{len(dataset.train.rows)} rows to train on, {len(dataset.test.rows)} held out"
@@ -78,7 +80,7 @@ def run(settings: TrainSettings, environ: Mapping[str, str], progress: Progress)
                 fingerprint=mark,
                 started_ms=started_ms,
             )
-            return _judge_and_promote(promoter, result, progress)
+            return _judge_and_promote(promoter, result, signer, progress)
 
 
 def open_promoter(model_name: str, environ: Mapping[str, str]) -> Promoter:
@@ -100,6 +102,19 @@ def roll_back(model_name: str, reason: str, environ: Mapping[str, str]) -> Outco
     with _registry_failures():
         version = open_promoter(model_name, environ).roll_back(reason)
     return Outcome(version, True, f"{model_name} version {version} is champion again")
+
+
+def sign(model_name: str, version: str, environ: Mapping[str, str]) -> Outcome:
+    """Sign what MLflow holds of a version now. Raises BadSettingsError, UnreachableError."""
+    if (signer := signing.signer(environ)) is None:
+        raise BadSettingsError(
+            f"no key to sign with: name its file by {KEY_FILE_VARIABLE}, or make one with "
+            "`python -m train signing-key`"
+        )
+    with _registry_failures():
+        registry = open_promoter(model_name, environ).registry
+        signing.sign_version(registry.client, registry.get(version), signer)
+    return Outcome(version, False, f"{model_name} version {version} is signed now")
 
 
 def _settled(registry: Registry, known: ModelVersion) -> Outcome | None:
@@ -169,14 +184,16 @@ def _metrics(evaluation: evaluate.Evaluation) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in evaluation.metrics.items())
 
 
-def _judge_and_promote(promoter: Promoter, result: record.Result, progress: Progress) -> Outcome:
+def _judge_and_promote(
+    promoter: Promoter, result: record.Result, signer: signing.Signer | None, progress: Progress
+) -> Outcome:
     client = promoter.registry.client
     with progress.step("gate") as step:
         champion, decision = _judge(promoter.registry.champion(), result)
         step.note = _word(decision)
     with progress.step("record") as step:
-        logged = record.log(client, result, decision, champion)
-        step.note = f"run {logged.run_id}"
+        logged = record.log(client, result, decision, champion, signer)
+        step.note = f"run {logged.run_id}" + (", signed" if signer and decision.passed else "")
     with progress.step("promote") as step:
         for _ in range(MOST_JUDGEMENTS):
             if not decision.passed:

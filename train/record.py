@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 import time
 import warnings
@@ -22,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_COMMIT,
@@ -41,6 +42,7 @@ from train.evaluate import Evaluation
 from train.fit import Fitted
 from train.gate import Champion, Decision
 from train.settings import TrainSettings
+from train.signing import SignedSklearn, Signer
 
 METRICS_A_CALL = 1_000
 PARAMS_A_CALL = 100
@@ -71,9 +73,16 @@ class Logged:
 
 
 def log(
-    client: MlflowClient, result: Result, decision: Decision, champion: Champion | None
+    client: MlflowClient,
+    result: Result,
+    decision: Decision,
+    champion: Champion | None,
+    signer: Signer | None = None,
 ) -> Logged:
-    """Log the whole job as one run; a failure on the way leaves it marked FAILED."""
+    """Log the whole job as one run; a failure on the way leaves it marked FAILED.
+
+    A model that the gate refused is not signed.
+    """
     experiment = mlflow.set_experiment(result.settings.experiment)
     run = client.create_run(
         experiment.experiment_id,
@@ -89,7 +98,7 @@ def log(
             _log_datasets(result)
             _log_files(run_id, result, champion)
             log_decision(client, run_id, result, decision)
-            model_id = _log_model(result)
+            model_id = _log_model(result, signer if decision.passed else None)
         except (MlflowException, requests.RequestException):
             # Leaving the block marks the run FAILED, which a server that hangs would hold up again.
             tracking.shorten_waits()
@@ -199,12 +208,16 @@ def _log_files(run_id: str, result: Result, champion: Champion | None) -> None:
         mlflow.log_artifacts(folder, run_id=run_id)
 
 
-def _log_model(result: Result) -> str:
+def _log_model(result: Result, signer: Signer | None) -> str:
     dataset = result.dataset
     inputs = Schema([ColSpec(DataType.double, name) for name in dataset.feature_names])
-    info = mlflow.sklearn.log_model(
-        result.fitted.model,
+    # MLflow would write them into the model after it was signed.
+    os.environ["MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING"] = "false"
+    info = Model.log(
+        artifact_path=None,
         name=names.MODEL_ARTIFACT,
+        flavor=SignedSklearn(signer, result.settings.model_name) if signer else mlflow.sklearn,
+        sk_model=result.fitted.model,
         serialization_format="skops",
         skops_trusted_types=[*TRUSTED_TYPES, *result.settings.extra_trusted_types],
         signature=ModelSignature(inputs, Schema([ColSpec(_output_type(dataset.train))])),

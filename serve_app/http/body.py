@@ -20,6 +20,8 @@ class Limits:
 
     max_body_bytes: int
     body_timeout_s: float
+    body_stall_s: float = 4.0
+    """Longest pause in it."""
 
 
 class ClientGoneError(Exception):
@@ -33,13 +35,7 @@ async def read(headers: Mapping[bytes, bytes], receive: Receive, limits: Limits)
     """
     if declared_bytes(headers, limits) > limits.max_body_bytes:
         raise _too_large(limits)
-    try:
-        with Deadline(asyncio.get_running_loop(), limits.body_timeout_s):
-            return await _received(receive, limits)
-    except TimeoutError as error:
-        raise BodyTimeoutError(
-            f"the body had not arrived within {limits.body_timeout_s:g} s: send it at once"
-        ) from error
+    return await _received(receive, limits)
 
 
 def declared_bytes(headers: Mapping[bytes, bytes], limits: Limits) -> int:
@@ -53,10 +49,16 @@ def declared_bytes(headers: Mapping[bytes, bytes], limits: Limits) -> int:
 
 
 async def _received(receive: Receive, limits: Limits) -> bytes:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + limits.body_timeout_s
     chunks: list[bytes] = []
     size = 0
     while True:
-        message = await receive()
+        try:
+            with Deadline(loop, min(limits.body_stall_s, until - loop.time())):
+                message = await receive()
+        except TimeoutError as error:
+            raise _too_slow(limits, loop.time() >= until) from error
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         chunk = message.get("body", b"")
@@ -66,6 +68,14 @@ async def _received(receive: Receive, limits: Limits) -> bytes:
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_slow(limits: Limits, is_over: bool) -> BodyTimeoutError:
+    return BodyTimeoutError(
+        f"the body had not arrived within {limits.body_timeout_s:g} s: send it at once"
+        if is_over
+        else f"nothing of the body has come for {limits.body_stall_s:g} s: send it at once"
+    )
 
 
 def _too_large(limits: Limits) -> BodyTooLargeError:

@@ -1,6 +1,7 @@
 """Routes beside the predictions: the rollout to look at and to act on, and true values."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from math import isfinite
 from typing import Any, Final, Literal, TypeVar
 
@@ -63,7 +64,7 @@ class RolloutPages:
         self._labels = None if labels is None else frozenset(labels)
         types = {int} if labels is None else {type(one) for one in labels}
         self._types = types | {int, float} if types & {int, float} else types
-        self._limits = body.Limits(min(MOST_BYTES, limits.max_body_bytes), limits.body_timeout_s)
+        self._limits = replace(limits, max_body_bytes=min(MOST_BYTES, limits.max_body_bytes))
 
     def routes(self) -> list[Route]:
         """Return the routes."""

@@ -11,11 +11,14 @@ import pytest
 import yaml
 
 from launcher import environment, system
+from launcher.mlflow_accounts import ACCOUNTS
 from tests.e2e.dockerfile import ROOT, chain, read
+from tests.integration.deploy import compose
 
 STAGES = read()
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+COMPOSE = compose.read(ROOT / "docker-compose.yml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+PRODUCTION = compose.services(compose.PRODUCTION)
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 DOCS = (ROOT / "docs" / "containers.md").read_text()
 
@@ -83,7 +86,8 @@ def test_variables_of_the_containers_are_read_by_the_code() -> None:
         for package in ("contract", "launcher", "serve_app", "train")
         for file in (ROOT / package).rglob("*.py")
     )
-    named = {name for one in SERVICES.values() for name in one.get("environment", {})}
+    services = [*SERVICES.values(), PRODUCTION["web"], PRODUCTION["train"], PRODUCTION["accounts"]]
+    named = {name for one in services for name in one.get("environment", {})}
     for stage in chain(STAGES, "serve"):
         named |= {name for one in stage.all_of("ENV") for name in one.pairs}
     ours = {name for name in named if name != "PATH" and not name.startswith(("PIP_", "PYTHON"))}
@@ -105,11 +109,79 @@ def test_services_build_stages_that_exist() -> None:
     assert targets <= set(STAGES)
 
 
-def test_only_the_service_is_published_beyond_this_machine() -> None:
+def test_only_the_service_is_published() -> None:
+    """MLflow and Ray's dashboard are on a network that leads nowhere."""
     published = {name: one["ports"] for name, one in SERVICES.items() if "ports" in one}
+    assert published == {"web": ["${PORT:-8000}:8000"]}
+    assert COMPOSE["networks"] == {"inside": {"internal": True}}
+    networks = {name: one.get("networks") for name, one in SERVICES.items()}
+    assert networks == {
+        "web": ["default", "inside"],
+        "mlflow": ["inside"],
+        "train": ["inside"],
+        "test": None,
+    }
+
+
+def test_mlflows_page_is_shown_to_this_machine_only() -> None:
+    shown = compose.services(ROOT / "deploy" / "compose.mlflow-page.yml")
+    assert shown["mlflow"]["ports"] == ["127.0.0.1:${MLFLOW_PORT:-5000}:5000"]
+    assert shown.keys() == {"mlflow"}
+
+
+def test_containers_write_to_their_volumes_and_to_a_folder_in_memory() -> None:
+    for name in ("web", "mlflow", "train"):
+        assert (SERVICES[name]["read_only"], SERVICES[name]["tmpfs"]) == (True, ["/tmp"])
+    assert all(PRODUCTION[name]["read_only"] for name in ("tls", "accounts"))
+
+
+def test_ray_asks_for_its_token_wherever_compose_starts_or_asks_it() -> None:
+    for name in ("web", "train"):
+        assert SERVICES[name]["env_file"] == "serve.env"
+        assert SERVICES[name]["environment"]["RAY_AUTH_TOKEN_PATH"] == "/run/endeavour/ray_token"
+    assert "token:/run/endeavour" in SERVICES["web"]["volumes"]
+    assert "token:/run/endeavour:ro" in SERVICES["train"]["volumes"]
+
+
+def test_in_production_only_tls_is_published() -> None:
+    """`!reset` takes the service's own port away."""
+    published = {name: one["ports"] for name, one in PRODUCTION.items() if "ports" in one}
     assert published == {
-        "web": ["${PORT:-8000}:8000"],
-        "mlflow": ["127.0.0.1:${MLFLOW_PORT:-5000}:5000"],
+        "web": None,
+        "tls": ["${HTTPS_PORT:-443}:8443", "${HTTP_PORT:-80}:8080"],
+    }
+    assert PRODUCTION["tls"]["environment"]["SERVICE"] == "web:8000"
+
+
+def test_in_production_each_has_the_secrets_that_it_needs() -> None:
+    """The one that ends TLS has no key of MLflow, and nobody but MLflow its administrator's."""
+    given = {name: set(one.get("secrets", [])) for name, one in PRODUCTION.items()}
+    assert given == {
+        "mlflow": {"mlflow_auth", "mlflow_flask_key"},
+        "accounts": {"mlflow_auth", *ACCOUNTS},
+        "web": set(ACCOUNTS),
+        "train": set(),
+        "tls": {"tls_certificate"},
+    }
+    files = compose.read(compose.PRODUCTION)["secrets"]
+    assert set().union(*given.values()) == files.keys()
+    assert all(one["file"].startswith("./var/secrets/") for one in files.values())
+
+
+def test_in_production_nothing_starts_without_keys_and_accounts() -> None:
+    web = PRODUCTION["web"]
+    assert web["environment"]["ENDEAVOUR_ENV"] == "production"
+    assert web["environment"]["ENDEAVOUR_API_KEYS_FILE"].startswith("/run/keys/")
+    assert web["volumes"] == ["./var/secrets/keys:/run/keys:ro"]
+    assert web["depends_on"]["accounts"]["condition"] == "service_completed_successfully"
+    assert "--app-name=basic-auth" in PRODUCTION["mlflow"]["command"][-1]
+
+
+def test_mlflow_in_production_differs_in_its_accounts_only() -> None:
+    *_, script = PRODUCTION["mlflow"]["command"]
+    options = {word for word in script.split() if word.startswith("--")}
+    assert options - {"--app-name=basic-auth"} == {
+        word for word in SERVICES["mlflow"]["command"] if word.startswith("--")
     }
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
 
 from contract import names
-from tests import running
+from tests import mlflow_relay, running, stage
 from tests.integration.rollouts.conftest import PAUSE_S
 from tests.integration.serving.conftest import deploy
 from tests.mlflow_relay import Mood
-from tests.odd_models import Line, Raising
+from tests.odd_models import Line, Raising, SometimesHanging
 from tests.stage import WEIGHTS, Stage
 
 RESTARTED_S = 60.0
@@ -125,11 +128,114 @@ def test_a_rollback_does_not_wait_for_mlflow(staged: Stage, mood: Mood) -> None:
     assert staged.tags(version)[names.TAG_ROLLOUT_OUTCOME] == names.ABORTED
 
 
-def test_a_cold_start_without_mlflow_serves_from_the_cache(staged: Stage) -> None:
+@pytest.mark.system
+@pytest.mark.timeout(400)
+def test_all_ingresses_and_the_controller_may_end_at_once(staged: Stage) -> None:
+    """The champion takes the traffic again, and the rollout goes on to its end."""
+    version = staged.add(Line(1.0, PAUSE_S))
+    first = staged.standing()["champion"]
+    staged.name_as(names.CHALLENGER, version)
+    with staged.traffic():
+        await_step(staged, version, 1)
+    for deployment in ("Ingress", "RolloutController"):
+        for replica in staged.service.replicas(deployment):
+            psutil.Process(replica["pid"]).send_signal(signal.SIGKILL)
+    running.wait_for(staged.service.is_ready, RESTARTED_S)
+    with staged.traffic() as traffic:
+        staged.await_champion(version, 120)
+        ledger = traffic.stop().check()
+    assert set(ledger.right) <= {
+        f"{first} champion",
+        f"{version} challenger",
+        f"{version} champion",
+    }
+    assert staged.alias(names.CHAMPION) == version
+
+
+@pytest.mark.system
+@pytest.mark.timeout(400)
+def test_a_challenger_that_hangs_for_some_records_is_taken_back(staged: Stage) -> None:
+    """Its workers are replaced, and the champion's clients never wait for it."""
+    workers = {replica["replica_id"] for replica in staged.service.replicas("ModelWorker")}
+    version = staged.add(SometimesHanging(1.0, PAUSE_S))
+    with staged.traffic() as traffic:
+        staged.name_as(names.CHALLENGER, version)
+        end = staged.await_end(version, 120)
+
+        def are_replaced() -> bool:
+            now = {one["replica_id"] for one in staged.service.replicas("ModelWorker")}
+            return len(now) >= 2 and bool(now - workers)
+
+        running.wait_for(are_replaced, 120)
+        ledger = traffic.stop()
+    assert end["outcome"] == names.ABORTED
+    assert all(f" {version} " in f" {lost} " or "504" in lost for lost in ledger.lost)
+    assert ledger.lost_count < 50
+    assert ledger.answered + ledger.lost_count == ledger.sent
+
+
+@pytest.mark.system
+@pytest.mark.timeout(600)
+def test_make_run_without_its_mlflow_serves_what_it_served_last(
+    tmp_path: Path, mlflow_server: str, free_port: Callable[[], int]
+) -> None:
+    """A server of one's own that is down is no reason not to start again."""
+    with mlflow_relay.relay(mlflow_server) as relay:
+        with stage.stage(
+            tmp_path / "project",
+            running.environ(free_port),
+            mlflow_server,
+            relay,
+            "own-server",
+            Line(2.0),
+            stage.with_rollouts(),
+        ) as before:
+            assert before.service.post("/stream", {"X": 2.0}).json() == {"result": 4.0}
+            root, own = before.service.root, before.service.environ
+        relay.turn("refusing")
+        with running.system(root, own) as after:
+            assert "starting with what was served here last" in after.output()
+            assert after.post("/stream", {"X": 2.0}).json() == {"result": 4.0}
+            assert after.get("/model").json()["is_from_cache"] is True
+
+
+WRONG_MOODS = [
+    "failing",
+    pytest.param("limiting", marks=pytest.mark.system),
+    pytest.param("halving", marks=pytest.mark.system),
+]
+
+
+@pytest.mark.parametrize("mood", WRONG_MOODS)
+def test_an_mlflow_that_answers_wrong_changes_nothing(staged: Stage, mood: Mood) -> None:
+    """The last good version goes on, and the new one is served once it can be had whole."""
+    first = staged.standing()["champion"]
+    version = staged.add(Line(1.5, PAUSE_S))
+    with staged.traffic() as traffic:
+        staged.relay.turn(mood)
+        staged.name_as(names.CHAMPION, version)
+        time.sleep(AWAY_S)
+        assert staged.standing()["champion"] == first
+        staged.relay.turn("well")
+        time.sleep(AWAY_S)
+        if version in staged.standing()["refused"]:  # what it got three times was half a file
+            assert mood == "halving"
+            staged.name_as(names.CHAMPION, first)
+            time.sleep(AWAY_S)
+            staged.name_as(names.CHAMPION, version)
+        staged.await_champion(version, 30)
+        traffic.stop().check()
+
+
+@pytest.mark.parametrize(
+    "mood",
+    ["refusing", *(pytest.param(one, marks=pytest.mark.system) for one in ("hanging", "failing"))],
+)
+def test_a_cold_start_without_mlflow_serves_from_the_cache(staged: Stage, mood: Mood) -> None:
     """It says so, and follows MLflow again once that answers."""
     champion = staged.standing()["champion"]
     slope = staged.slopes[champion]
-    staged.relay.turn("refusing")
+    staged.relay.turn(mood)
     deploy(staged.service)
     standing = staged.standing()
     assert (standing["champion"], standing["is_from_cache"]) == (champion, True)
@@ -137,3 +243,23 @@ def test_a_cold_start_without_mlflow_serves_from_the_cache(staged: Stage) -> Non
     assert answer.json()["result"] == pytest.approx(2.0 * slope)
     staged.relay.turn("well")
     staged.await_standing(lambda one: not one["is_from_cache"], 20)
+
+
+def test_a_full_disk_refuses_a_version_and_the_next_one_is_served(staged: Stage) -> None:
+    """The reason is shown; with room again, all goes on by itself."""
+    first = staged.standing()["champion"]
+    too_much, later = staged.add(Line(1.6, PAUSE_S)), staged.add(Line(1.7, PAUSE_S))
+    (controller,) = staged.service.replicas("RolloutController")
+    with staged.traffic() as traffic:
+        before = resource.prlimit(controller["pid"], resource.RLIMIT_FSIZE)
+        resource.prlimit(controller["pid"], resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            staged.name_as(names.CHAMPION, too_much)
+            standing = staged.await_standing(lambda one: too_much in one["refused"], 40)
+            assert standing["champion"] == first
+            assert "File too large" in standing["refused"][too_much]
+        finally:
+            resource.prlimit(controller["pid"], resource.RLIMIT_FSIZE, before)
+        staged.name_as(names.CHAMPION, later)
+        staged.await_champion(later, 30)
+        traffic.stop().check()

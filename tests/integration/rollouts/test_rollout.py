@@ -19,6 +19,10 @@ MOST_LIVE_STEP = 1
 """A bad version is stopped at this step, of 5% of the clients, or before."""
 
 
+ROLLED_BACK_S = 5.0
+"""Within which nobody is answered any more by a version whose rollout was aborted."""
+
+
 def decisions(stage: Stage, version: str) -> list[dict[str, object]]:
     """What MLflow has on record of a version's rollouts, in order."""
     tags = sorted(stage.tags(version).items())
@@ -101,6 +105,19 @@ def command(stage: Stage, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def seconds_seen(stage: Stage, version: str, seconds: float) -> float:
+    """Ask as ever new clients for so long; return when, in seconds, a version answered last."""
+    began = time.monotonic()
+    last, number = 0.0, 0
+    while (now := time.monotonic() - began) < seconds + 1.0:
+        number += 1
+        headers = {"x-client-id": f"{version}-{number}"}
+        answer = stage.service.post("/stream", {"X": 0.5}, headers=headers)
+        if answer.headers["x-model-version"] == version:
+            last = now
+    return last
+
+
 def test_people_pause_resume_and_abort(staged: Stage) -> None:
     """By the command line; what makes no sense ends with 3 and says why."""
     nothing = command(staged, "pause")
@@ -115,10 +132,13 @@ def test_people_pause_resume_and_abort(staged: Stage) -> None:
     assert "paused already" in command(staged, "pause").stderr
     assert command(staged, "resume").returncode == 0
     staged.await_standing(lambda one: one["rollout"]["paused_at"] is None, 5)
-    began = time.monotonic()
+    with staged.traffic():
+        staged.await_standing(lambda one: one["weight"] > 0, 60)
     assert command(staged, "abort", "--reason", "no more").returncode == 0
+    began = time.monotonic()
+    assert seconds_seen(staged, version, ROLLED_BACK_S) < ROLLED_BACK_S
     end = staged.await_end(version)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < ROLLED_BACK_S + 10
     assert (end["outcome"], end["reasons"]) == (names.ABORTED, ["by hand: no more"])
     assert f"last rollout: version {version} aborted" in command(staged, "status").stdout
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -245,6 +246,50 @@ def test_the_dashboard_and_its_jobs_need_the_token(service: Running) -> None:
     """Without the token nobody runs code here."""
     for route in ("/api/jobs/", "/api/serve/applications/"):
         assert requests.get(f"{service.dashboard}{route}", timeout=10).status_code in (401, 403)
+
+
+def test_no_agent_of_ray_takes_a_job_without_the_token(service: Running) -> None:
+    """They listen on the host's address; the dashboard's own port isn't the only way in."""
+    agents = [one for one in service.processes() if one.cmdline()[:1] == ["ray::DashboardAgent"]]
+    listening = [one for agent in agents for one in agent.net_connections("tcp4") if not one.raddr]
+    statuses = set()
+    for one in listening:
+        host = "127.0.0.1" if one.laddr.ip == "0.0.0.0" else one.laddr.ip
+        url = f"http://{host}:{one.laddr.port}/api/job_agent/jobs/"
+        answer = requests.post(url, json={"entrypoint": "true"}, timeout=10)
+        statuses.add(answer.status_code)
+    assert 401 in statuses
+    assert all(status >= 400 for status in statuses)
+
+
+def test_what_haproxy_says_of_itself_is_for_this_machine_and_this_user(service: Running) -> None:
+    """Statistics and metrics are on loopback; nobody else may open the admin socket."""
+    haproxies = [one for one in service.processes() if one.name() == "haproxy"]
+    listening = [one for haproxy in haproxies for one in haproxy.net_connections("tcp")]
+    listening = [one for one in listening if one.status == psutil.CONN_LISTEN]
+    beyond = {one.laddr.port for one in listening if one.laddr.ip != "127.0.0.1"}
+    assert beyond == {int(service.environ["PORT"])}
+    assert len({one.laddr.port for one in listening}) == 3
+    scratch = Path(service.state["scratch"])
+    sockets = list(scratch.rglob("admin.sock"))
+    assert len(sockets) == 1
+    assert [path for path in (scratch, *sockets) if path.stat().st_mode & 0o077] == []
+
+
+def test_headers_that_drip_are_ended(service: Running) -> None:
+    """Serve has no deadline for headers as a whole; launcher/haproxy.py gives HAProxy one."""
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", int(service.environ["PORT"])), 5) as link:
+        link.settimeout(0.5)
+        link.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nx-slow: ")
+        answer = b""
+        while not answer and time.monotonic() - began < 20:
+            try:
+                answer = link.recv(100)
+            except TimeoutError:
+                link.sendall(b"a")
+    assert b" 408 " in answer
+    assert 4 < time.monotonic() - began < 8
 
 
 def test_sigterm_ends_the_image_which_has_written_to_var_only(

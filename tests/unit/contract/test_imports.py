@@ -13,7 +13,8 @@ def test_names_settings_and_addresses_are_read_without_mlflow() -> None:
     """MLflow takes seconds to import; only who moves aliases needs it."""
     code = (
         "import sys\n"
-        "from contract import model_types, names, standing, strict, tracking\n"
+        "from contract import manifest, model_directory, model_types, names, signing\n"
+        "from contract import standing, strict, tracking\n"
         "print('mlflow' in sys.modules)"
     )
     done = subprocess.run(

@@ -11,15 +11,18 @@ import psutil
 import pytest
 
 from contract import strict
+from contract.signing import KEY_FILE_VARIABLE
 from launcher import (
     environment,
     mlflow_server,
     ports,
     preflight,
     processes,
+    ray_head,
     serving,
     state,
     stop,
+    training,
 )
 from launcher.errors import LaunchError, SettingError, UnreachableError
 from launcher.layout import Layout, here
@@ -92,6 +95,51 @@ def test_ray_gets_the_file_the_ports_and_what_the_caller_set(chosen: ports.Ports
     assert environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert environ["MLFLOW_TRACKING_URI"] == "http://m:1"
     assert "RAY_ADDRESS" not in environ
+
+
+def test_a_training_job_is_told_where_the_signing_key_is() -> None:
+    """By its absolute path, and only if there's one: the job runs in another folder."""
+    caller = {"GIT_COMMIT": "abc", "OTHER": "x"}
+    assert training.variables_of_job(ROOT, caller) == {"GIT_COMMIT": "abc"}
+    told = training.variables_of_job(ROOT, {**caller, KEY_FILE_VARIABLE: "var/key.pem"})
+    assert told == {
+        "GIT_COMMIT": "abc",
+        KEY_FILE_VARIABLE: str(Path("var/key.pem").absolute()),
+    }
+
+
+def test_serve_starts_haproxy_by_our_own_file(chosen: ports.Ports) -> None:
+    """It can be run, and a binary that the caller names goes before it."""
+
+    def binary(caller: dict[str, str]) -> str:
+        scratch = Path("/tmp/x")
+        environ = environment.of_cluster(here({}), chosen, caller, mlflow_uri=None, scratch=scratch)
+        return environ["RAY_SERVE_HAPROXY_BINARY_PATH"]
+
+    assert os.access(binary({}), os.X_OK)
+    assert binary({"RAY_SERVE_HAPROXY_BINARY_PATH": "/bin/haproxy"}) == "/bin/haproxy"
+
+
+def test_a_job_is_told_a_path_to_who_it_is_and_no_password() -> None:
+    """Ray's dashboard shows what a job is told."""
+    caller = {
+        "GIT_COMMIT": "abc",
+        "MLFLOW_TRAINING_CREDENTIALS_FILE": "/run/secrets/mlflow_training",
+        "MLFLOW_TRACKING_PASSWORD": "secret",
+    }
+    assert training.variables_of_job(ROOT, caller) == {
+        "GIT_COMMIT": "abc",
+        "MLFLOW_CREDENTIALS_FILE": "/run/secrets/mlflow_training",
+    }
+
+
+@pytest.mark.parametrize(("host", "dashboard"), [("127.0.0.1",) * 2, ("10.0.0.7", "0.0.0.0")])
+def test_the_dashboard_stays_on_loopback_unless_told(
+    chosen: ports.Ports, host: str, dashboard: str
+) -> None:
+    """`make run` shows it to this machine only; `--network` is for containers."""
+    words = ray_head.command(chosen, host, Path("/tmp/x"))
+    assert words[words.index("--dashboard-host") + 1] == dashboard
 
 
 def test_a_line_of_the_environment_file_that_is_none_is_named(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def ask(
     asks: tuple[bool, ...] = (False,),
     takes_errors: bool = False,
     body_timeout_s: float = 5.0,
+    body_stall_s: float = 5.0,
     scope: dict[str, Any] | None = None,
     hangs_up: bool = False,
     members: Any = lambda error: None,
@@ -98,9 +99,9 @@ def ask(
             asked.body += message["body"]
             asked.is_whole = not message.get("more_body", False)
 
-    is_endless = body_timeout_s < 1
+    is_endless = min(body_timeout_s, body_stall_s) < 1
     chunks_left = iter(chunks)
-    limits = Limits(LIMIT, body_timeout_s)
+    limits = Limits(LIMIT, body_timeout_s, body_stall_s)
     gate = gate or Gate(10, 2**30)
     endpoint = Endpoint(read, predict, limits, gate, [(b"x-version", b"7")], members=members)
     request = {
@@ -328,3 +329,11 @@ def test_a_time_that_is_none_is_refused(sent: bytes) -> None:
     asked = ask(headers=(JSON, (b"x-request-timeout-ms", sent)))
     assert (asked.status, asked.problem["code"]) == (400, "malformed_header")
     assert "x-request-timeout-ms" in asked.problem["detail"]
+
+
+def test_a_body_that_pauses_is_not_waited_for() -> None:
+    """One that comes slowly, but comes, is."""
+    paused = ask([b"1"], body_stall_s=0.05)
+    assert (paused.status, paused.problem["code"]) == (408, "request_timeout")
+    assert "nothing of the body has come for 0.05 s" in paused.problem["detail"]
+    assert ask([b"1 "] * 10, body_stall_s=1.0, pause_s=0.02).status == 200

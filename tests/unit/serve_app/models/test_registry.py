@@ -40,7 +40,7 @@ def directory(tmp_path: Path) -> Path:
     return models.write(tmp_path / "model", estimator, ROWS, ["a", "b"])
 
 
-def change(directory: Path, path: list[str], value: Any) -> None:
+def change(directory: Path, path: list[Any], value: Any) -> None:
     """Set a key of MLmodel."""
     file = directory / "MLmodel"
     content = yaml.safe_load(file.read_text())
@@ -102,7 +102,11 @@ def test_a_type_that_is_not_on_the_list_is_refused_by_name(tmp_path: Path) -> No
         (["flavors", "sklearn", "serialization_format"], "cloudpickle", "skops"),
         (["flavors", "sklearn", "code"], "code", "code of its own"),
         (["flavors", "python_function", "code"], "code", "code of its own"),
+        (["flavors", "python_function", "model_code_path"], "model.py", "code of its own"),
         (["flavors", "python_function", "loader_module"], "evil", "loader"),
+        (["flavors", "python_function"], "evil", "no mapping"),
+        (["flavors", "xgboost"], {"loader_module": "evil"}, "other flavors.*: xgboost;"),
+        (["flavors", 3], None, "other flavors.*: 3;"),
         (["flavors", "sklearn", "pickled_model"], "../elsewhere.skops", "not in the model"),
         (["flavors"], {"xgboost": {}}, "skops"),
         (["signature"], None, "signature"),
@@ -111,7 +115,7 @@ def test_a_type_that_is_not_on_the_list_is_refused_by_name(tmp_path: Path) -> No
     ],
 )
 def test_what_would_run_code_or_cannot_be_checked_is_refused(
-    directory: Path, path: list[str], value: Any, says: str
+    directory: Path, path: list[Any], value: Any, says: str
 ) -> None:
     """The error says which part of MLmodel stands in the way."""
     change(directory, path, value)

@@ -1,0 +1,126 @@
+"""Random faults for an hour under steady traffic, with memory measured: `make soak`.
+
+Prints a line for each fault and for the memory every minute, and at the end what became of all
+requests. Exits with 1 if more were lost than the faults may cost, or if memory has grown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import psutil
+
+from tests import running
+from tests.conftest import find_free_port
+from tests.faults.conftest import BACK_S, SLOPE, System, start
+from tests.odd_models import Moody
+
+PER_S: Final = 100.0
+PAUSE_S: Final = 5.0
+"""Between the end of one fault and the next."""
+STOPPED_S: Final = 12.0
+MEMORY_EVERY_S: Final = 60.0
+WARM_UP_S: Final = 120.0
+"""After which memory is to stay where it is."""
+GROWTH: Final = 1.15
+
+LOST_WITH: Final = {"an ingress killed": 30, "HAProxy killed": int(20 * PER_S)}
+"""Requests that a fault may cost; no other may cost any."""
+
+
+def stop_a_worker(system: System) -> None:
+    """Let a worker stand still for a while."""
+    pid = system.pids("ModelWorker")[0]
+    process = psutil.Process(pid)
+    process.suspend()
+    time.sleep(STOPPED_S)
+    if process.is_running():
+        process.resume()
+
+
+FAULTS: Final[dict[str, Callable[[System], None]]] = {
+    "a worker killed": lambda system: system.kill("ModelWorker"),
+    "a worker stopped": stop_a_worker,
+    "an ingress killed": lambda system: system.kill("Ingress"),
+    "the rollout controller killed": lambda system: system.kill("RolloutController"),
+    "Serve's controller killed": lambda system: system.kill_process("ray::ServeController"),
+    "HAProxy killed": lambda system: system.kill_process("haproxy"),
+}
+
+
+def memory(system: System) -> dict[str, float]:
+    """MiB by deployment: the mean of its replicas, as those that were killed begin anew."""
+    return {
+        name: float(
+            np.mean([psutil.Process(pid).memory_info().rss for pid in system.pids(name)]) / 2**20
+        )
+        for name in ("Ingress", "ModelWorker", "RolloutController")
+    }
+
+
+def is_whole(system: System) -> bool:
+    """Whether all runs and answers."""
+    counts = [len(system.pids(name)) for name in ("Ingress", "ModelWorker", "RolloutController")]
+    return counts[0] >= 2 and counts[1] >= 2 and counts[2] == 1 and system.service.is_ready()
+
+
+def soak(system: System, minutes: float, seed: int) -> int:
+    """Inject faults for so long; return the exit code."""
+    rng = random.Random(seed)
+    injected: Counter[str] = Counter()
+    measured: list[tuple[float, dict[str, float]]] = []
+    began = time.monotonic()
+    with system.traffic(PER_S) as under_way:
+        while (now := time.monotonic() - began) < 60 * minutes:
+            if not measured or now - measured[-1][0] > MEMORY_EVERY_S:
+                measured.append((now, memory(system)))
+                text = ", ".join(f"{name} {mib:.0f} MiB" for name, mib in measured[-1][1].items())
+                print(f"{now:6.0f} s  {text}", flush=True)
+            name = rng.choice(list(FAULTS))
+            print(f"{now:6.0f} s  {name}", flush=True)
+            FAULTS[name](system)
+            injected[name] += 1
+            running.wait_for(lambda: is_whole(system), 2 * BACK_S)
+            time.sleep(PAUSE_S)
+        ledger = under_way.stop()
+    measured.append((time.monotonic() - began, memory(system)))
+    allowed = sum(LOST_WITH.get(name, 0) * times for name, times in injected.items())
+    warm = next((one for at, one in measured if at > WARM_UP_S), measured[0][1])
+    growth = {name: mib / warm[name] for name, mib in measured[-1][1].items()}
+    latencies_ms = 1000 * np.percentile(ledger.latencies_s, [50, 99, 99.9])
+    print(f"faults: {dict(injected)}")
+    print(f"requests: {ledger.sent} sent, {ledger.answered} answered right, ", end="")
+    print(f"{ledger.lost_count} lost of {allowed} that these faults may cost")
+    print("latency: p50 {:.1f} ms, p99 {:.1f} ms, p99.9 {:.1f} ms".format(*latencies_ms))
+    print("memory, by what it was: " + ", ".join(f"{n} {g:.2f}x" for n, g in growth.items()))
+    for lost in ledger.lost[:5]:
+        print(f"  {lost}")
+    is_fine = ledger.lost_count <= allowed and max(growth.values()) <= GROWTH
+    print("passed" if is_fine else "FAILED")
+    return 0 if is_fine else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60.0, help="(%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of faults (%(default)s)")
+    options = parser.parse_args(arguments)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        start(Path(folder), find_free_port, Moody(SLOPE, 0.002)) as service,
+    ):
+        return soak(System(service), options.minutes, options.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

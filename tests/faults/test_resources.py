@@ -1,0 +1,97 @@
+"""Disk, file descriptors, connections: when they run out, and when they are there again."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from tests import running
+from tests.faults.conftest import System
+
+CLOSED_S = 12.0
+"""Within which a connection on which nothing comes is closed: 9 s, and the machine's delays."""
+DRIPPING = 200
+
+
+@contextmanager
+def limited(pid: int, kind: int, most: int) -> Iterator[None]:
+    """Bound what a running process may have, inside the `with` block."""
+    before = resource.prlimit(pid, kind)
+    resource.prlimit(pid, kind, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, kind, before)
+
+
+def connected(system: System) -> socket.socket:
+    """A connection to the service."""
+    return socket.create_connection(("127.0.0.1", int(system.service.environ["PORT"])), timeout=30)
+
+
+def closed_after_s(connection: socket.socket) -> tuple[float, bytes]:
+    """Return how long it takes the other side to end a connection, and what it said before."""
+    began = time.monotonic()
+    said = b""
+    with contextlib.suppress(ConnectionError):
+        while data := connection.recv(65536):
+            said += data
+    return time.monotonic() - began, said
+
+
+def test_silent_sockets_and_stalled_bodies_are_closed(system: System) -> None:
+    """The first without a word, the second with our own answer."""
+    with connected(system) as silent, connected(system) as stalled:
+        stalled.sendall(
+            b"POST /stream HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"x-api-key: " + system.service.key.encode() + b"\r\ncontent-length: 100\r\n\r\n{"
+        )
+        began = time.monotonic()
+        _, said = closed_after_s(stalled)
+        closed_after_s(silent)
+        assert time.monotonic() - began < CLOSED_S
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert b'"request_timeout"' in said
+
+
+def test_dripping_headers_leave_others_untouched(system: System) -> None:
+    """Two hundred clients that send a byte every second."""
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connected(system)) for _ in range(DRIPPING)]
+        with system.traffic() as under_way:
+            for byte in b"POST /":
+                for one in slow:
+                    with contextlib.suppress(ConnectionError):
+                        one.sendall(bytes([byte]))
+                time.sleep(1.0)
+            ledger = under_way.stop().check()
+    assert max(ledger.latencies_s) < 1.0
+
+
+def test_an_ingress_without_file_descriptors_recovers(system: System) -> None:
+    """It takes no new connections meanwhile; what it has goes on, and the other one takes more."""
+    pid = system.pids("Ingress")[0]
+    with system.traffic() as under_way:
+        time.sleep(1.0)
+        with limited(pid, resource.RLIMIT_NOFILE, psutil.Process(pid).num_fds()):
+            time.sleep(5.0)
+        time.sleep(2.0)
+        under_way.stop().check()
+    assert pid in system.pids("Ingress")
+    running.wait_for(system.service.is_ready, 30)
+
+
+def test_a_worker_without_file_descriptors_recovers(system: System) -> None:
+    """Lines that are open go on."""
+    pid = system.pids("ModelWorker")[0]
+    with system.traffic() as under_way:
+        with limited(pid, resource.RLIMIT_NOFILE, psutil.Process(pid).num_fds()):
+            time.sleep(5.0)
+        under_way.stop().check()
+    running.wait_for(system.service.is_ready, 30)
