@@ -115,6 +115,7 @@ class RolloutController:
         """Find out whether there was a controller before this one, and go on where it was."""
         try:
             await self._take_over()
+            self._conductor.remember()
         finally:
             self._settled.set()
 

@@ -120,10 +120,10 @@ class Coalescer:
             for queue in (self._small, self._large):
                 self._queued_rows -= len(queue.pop(part, ()))
             call = self._under_way.pop(part, None)
-            if part.cancel():
+            if part.cancel() or part.cancelled():
                 if call is not None:
                     call.leave()
-            elif not part.cancelled():
+            else:
                 part.exception()  # seen: asyncio logs exceptions that nobody has looked at
 
     def _plan_calls(self) -> None:

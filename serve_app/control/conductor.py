@@ -133,7 +133,7 @@ class Conductor:
                 table, rollout=table.rollout and begun_anew(table.rollout, self._clock())
             )
             self._evidence, self._decision = Evidence(), None
-            self._remember()
+            self.remember()
             self._show()
 
     def note_ingress(self, ingress: str) -> None:
@@ -468,6 +468,13 @@ class Conductor:
 
     # What is shown
 
+    def remember(self) -> None:
+        """Keep the present table on this node, for a start without MLflow."""
+        try:
+            self._keep(self._table)
+        except (OSError, ModelError) as error:
+            logger.warning("this node can't remember what it serves: %s", error)
+
     def _next_epoch(self) -> int:
         return max(self._table.epoch + 1, int(self._clock() * 1000))
 
@@ -481,14 +488,8 @@ class Conductor:
         self._preparations.settle(model.version.version for model in table.held)
         if table.rollout is None:
             self._decision = None
-        self._remember()
+        self.remember()
         self._show()
-
-    def _remember(self) -> None:
-        try:
-            self._keep(self._table)
-        except (OSError, ModelError) as error:
-            logger.warning("this node can't remember what it serves: %s", error)
 
     def _show(self) -> None:
         if (published := self._publication()) != self.published.value:

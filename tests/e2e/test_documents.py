@@ -56,6 +56,10 @@ RUN_ELSEWHERE = {
         "tests/integration/rollouts/test_rollout.py",
         '"abort", "--reason", "no more"',
     ),
+    "TLS_CERTIFICATE=/etc/endeavour/tls.pem haproxy -f deploy/tls/haproxy.cfg": (
+        "tests/integration/deploy/test_tls.py",
+        '[get_haproxy_binary(), "-db", "-f", str(CONFIG)]',
+    ),
     "serve run serve_config.yaml": (
         "tests/integration/serving/test_start.py",
         '["serve", "run", "serve_config.yaml"]',

@@ -9,7 +9,16 @@ import pytest
 
 from serve_app.calls import channel, wire
 from serve_app.calls.ask import Ask
-from serve_app.calls.channel import Address, CallFailedError, Line, LineLostError, Lines, Server
+from serve_app.calls.channel import (
+    MOST_UNANSWERED,
+    STUCK_S,
+    Address,
+    CallFailedError,
+    Line,
+    LineLostError,
+    Lines,
+    Server,
+)
 from serve_app.models.predictions import Predictions
 from serve_app.records.rows import Rows
 
@@ -230,5 +239,74 @@ def test_lines_follow_the_workers() -> None:
             assert again is not None
             assert (await again.call(ROWS, (2,), ASK)).values.tolist() == [2.0, 4.0]
             again.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_says_nothing_is_given_up() -> None:
+    """What it had is lost, and it is opened anew only once it speaks."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        async with listening(gate.answer) as (server, address):
+            lines = Lines()
+            await lines.follow([address], 5.0)
+            line = lines.pick()
+            assert line is not None
+            call = asyncio.create_task(line.call(ROWS, (2,), ASK))
+            await gate.started.wait()
+            for _ in range(2 * MOST_UNANSWERED):  # it answers
+                lines.look_after(5.0)
+                await asyncio.sleep(0.005)
+            assert line.is_open
+            for connection in server.connections:
+                connection._transport.pause_reading()
+            for _ in range(MOST_UNANSWERED + 1):
+                lines.look_after(5.0)
+            with pytest.raises(LineLostError):
+                await call
+            assert lines.pick() is None
+            lines.look_after(5.0)
+            while lines.pick() is None:
+                await asyncio.sleep(0.005)
+            again = lines.pick()
+            assert again is not None
+            again.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_a_connection_that_nobody_answers_is_no_line() -> None:
+    """A process that was stopped takes connections, too."""
+
+    async def scenario() -> None:
+        silent = await asyncio.get_running_loop().create_server(asyncio.Protocol, HOST, 0)
+        async with silent:
+            port = silent.sockets[0].getsockname()[1]
+            lines = Lines()
+            await lines.follow([(HOST, port, "x")], 0.1)
+            assert lines.pick() is None
+            await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_whose_model_is_stuck_comes_last() -> None:
+    """However little it has under way."""
+
+    async def scenario() -> None:
+        async with listening(double) as (stuck, first), listening(double) as (_, second):
+            stuck.busy_s = lambda: STUCK_S + 1
+            lines = Lines()
+            await lines.follow([first, second], 5.0)
+            lines.look_after(5.0)
+            await asyncio.sleep(0.05)
+            line = lines.pick()
+            assert line is not None
+            assert not line.is_stuck
+            line.pending_rows = 1000
+            assert lines.pick() is line
+            for one in (first, second):
+                lines._lines[one].close()
 
     asyncio.run(scenario())

@@ -338,3 +338,89 @@ def test_a_full_queue_refuses_at_once() -> None:
         assert target.queued_rows == 0
 
     run(scenario())
+
+
+def test_small_requests_go_before_the_parts_of_large_ones() -> None:
+    """Each call has room for both: neither keeps the other out."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        asked = coalescer(worker, max_calls_under_way=lambda: 1, max_rows_per_call=10)
+        worker.gate.clear()
+        first = asyncio.create_task(asked.predict(rows(0)))
+        await settle()
+        large = asyncio.create_task(asked.predict(rows(*range(20))))
+        await settle()
+        small = [asyncio.create_task(asked.predict(rows(n))) for n in range(8)]
+        await settle()
+        worker.gate.set()
+        await first
+        await asyncio.gather(*small)
+        assert not large.done()
+        assert (await large).values.tolist() == [2 * n for n in range(20)]
+        assert sum(worker.sizes) == 29
+        assert worker.requests[1] == (1,) * 5 + (5,)
+
+    run(scenario())
+
+
+def test_calls_are_no_larger_than_their_time_allows() -> None:
+    """Of a model that takes 10 ms a row, ten rows; with a single row, one at a time."""
+
+    async def scenario() -> None:
+        async def slow(rows: Rows, sizes: tuple[int, ...]) -> Predictions:
+            seen.append(len(rows))
+            return Predictions(rows[:, 0], {}, 0.01 * len(rows), len(rows))
+
+        seen: list[int] = []
+        asked = coalescer(slow, max_calls_under_way=lambda: 1, max_rows_per_call=64)
+        for count in (1, 20, 5):
+            await asked.predict(rows(*range(count)))
+        seen.clear()
+        await asked.predict(rows(*range(60)))
+        assert sum(seen) == 60
+        assert max(seen) <= 10
+
+    run(scenario())
+
+
+def test_a_call_ends_when_nobody_waits_for_it() -> None:
+    """A worker needn't begin it; as long as one waits, it goes on."""
+
+    async def scenario() -> None:
+        was_cancelled = asyncio.Event()
+
+        async def never(rows: Rows, sizes: tuple[int, ...]) -> Predictions:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                was_cancelled.set()
+                raise
+            raise AssertionError
+
+        asked = coalescer(never)
+        hasty = asyncio.create_task(asked.predict(rows(1), 0.02))
+        patient = asyncio.create_task(asked.predict(rows(2), 0.1))
+        with pytest.raises(DeadlineExceededError, match=r"within 0\.02 s"):
+            await hasty
+        assert not was_cancelled.is_set()
+        with pytest.raises(DeadlineExceededError, match=r"within 0\.1 s"):
+            await patient
+        await settle()
+        assert was_cancelled.is_set()
+        assert asked.queued_rows == 0
+
+    run(scenario())
+
+
+def test_the_services_own_deadline_is_the_longest() -> None:
+    """Whatever a client says."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.gate.clear()
+        asked = coalescer(worker, deadline_s=0.05)
+        with pytest.raises(DeadlineExceededError, match=r"within 0\.05 s"):
+            await asked.predict(rows(1), 100.0)
+
+    run(scenario())

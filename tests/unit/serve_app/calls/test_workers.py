@@ -11,7 +11,8 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve_app.calls.ask import Ask
 from serve_app.calls.channel import CallFailedError, LineLostError, Lines
-from serve_app.calls.workers import Workers
+from serve_app.calls.retries import RESERVE, SHARE
+from serve_app.calls.workers import LOST_TWICE, Workers
 from serve_app.errors import NotReadyError, OverloadedError
 from serve_app.models.predictions import Predictions
 
@@ -141,3 +142,50 @@ def test_a_call_that_nobody_waits_for_is_cancelled_at_the_worker() -> None:
         assert handle.responses[0].is_cancelled
 
     asyncio.run(scenario())
+
+
+class Workplace(Lines):
+    """Lines to workers that die of a record, until there are none; notes what they are asked."""
+
+    def __init__(self, workers: int, deadly: float) -> None:
+        super().__init__()
+        self.left = workers
+        self.deadly = deadly
+        self.asked: list[list[float]] = []
+
+    def pick(self) -> Any:
+        """Give a line to a worker that lives."""
+        return self if self.left else None
+
+    async def call(self, rows: Any, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+        """Answer, or die."""
+        self.asked.append(rows[:, 0].tolist())
+        if self.deadly in rows[:, 0]:
+            self.left -= 1
+            raise LineLostError
+        return Predictions(rows[:, 0] * 2)
+
+
+def test_what_was_lost_with_a_worker_is_asked_one_by_one() -> None:
+    """Only the request that ends workers has failed, and it has ended two."""
+    lines = Workplace(workers=3, deadly=13.0)
+    rows = np.array([[1.0], [13.0], [2.0], [3.0]])
+    found = asyncio.run(Workers(Handle(), lines).predict(rows, (1, 1, 2), Ask("7")))
+    assert lines.asked == [[1.0, 13.0, 2.0, 3.0], [1.0], [13.0], [2.0, 3.0]]
+    assert found.values[[0, 2, 3]].tolist() == [2.0, 4.0, 6.0]
+    assert dict(found.errors) == {1: LOST_TWICE}
+    assert lines.left == 1
+
+
+def test_calls_are_not_made_again_without_end() -> None:
+    """When every worker is lost, few of them are."""
+    lines = Workplace(workers=10**6, deadly=1.0)
+
+    async def scenario() -> None:
+        workers = Workers(Handle(), lines)
+        for _ in range(200):
+            with pytest.raises(NotReadyError):
+                await workers.predict(ROWS, (1,), Ask("7"))
+
+    asyncio.run(scenario())
+    assert 200 + RESERVE <= len(lines.asked) <= 200 * (1 + SHARE) + RESERVE + 2
