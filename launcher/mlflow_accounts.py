@@ -56,13 +56,16 @@ mlflow_tracking_password = {password}
 
 
 def make_secrets(folder: Path, database: str = DATABASE) -> list[Path]:
-    """Write the files that aren't there yet, for their owner only; return those."""
+    """Write the files that aren't there yet, for their owner only; return those.
+
+    The folder lets through whoever knows a name: compose looks for them as you, not as their owner.
+    """
     texts = {
         SERVER: _SERVER_TEXT.format(database=database, password=_password()),
         SESSION_KEY: _password(),
         **{name: _ACCOUNT_TEXT.format(name=name, password=_password()) for name in ACCOUNTS},
     }
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
     made = [folder / name for name in texts if not (folder / name).exists()]
     for file in made:
         file.touch(mode=0o600)

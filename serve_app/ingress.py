@@ -160,6 +160,7 @@ class Ingress:
             singles=self._singles,
             batches=self._batches,
             max_batch_records=limits.max_batch_records,
+            asks_for_keys=self._keys.is_on,
             published=lambda: self._published,
             command=self._command,
             label=self._label,

@@ -50,6 +50,7 @@ def service(model: ServedModel, predict: Predict, **changes: Any) -> Service:
         "singles": Gate(100, 2**30),
         "batches": Gate(100, 2**30),
         "max_batch_records": 100,
+        "asks_for_keys": False,
         "published": lambda: published,
         "command": Commands(),
         "label": Labelled(),

@@ -6,27 +6,16 @@ from typing import Final, Protocol
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.access.key_file import KeySource
-from serve_app.access.keys import ADMIN, FEEDBACK, PREDICT, ApiKey, carries_key
+from serve_app.access.keys import ApiKey, carries_key
 from serve_app.access.keys import Scope as KeyScope
 from serve_app.access.rates import Rates
+from serve_app.access.scopes import needed_scope
 from serve_app.errors import ECHOED, ForbiddenError, ServeError, UnauthenticatedError
 from serve_app.http import answers
 from serve_app.protocols import open_inference, open_inference_pages
 
 KEY_ID: Final = "endeavour.key_id"
 """Where in the ASGI scope the id of the request's key is left."""
-
-OPEN: Final = frozenset(
-    {
-        "/health",
-        "/health/live",
-        "/health/ready",
-        "/ping",
-        "/v2/health/live",
-        "/v2/health/ready",
-    }
-)
-"""Paths for which no key is asked: load balancers and kubelets have none."""
 
 
 class Guarded(Protocol):
@@ -88,16 +77,6 @@ def path_of(scope: Scope) -> str:
     """Return a request's path within the application, whatever prefix it is served under."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
-
-
-def needed_scope(path: str) -> KeyScope | None:
-    """Return what a key must be for to ask for a path; None if no key is needed."""
-    if path in OPEN:
-        return None
-    first = path.split("/", 2)[1:2]
-    if first == ["admin"]:
-        return ADMIN
-    return FEEDBACK if first == ["feedback"] else PREDICT
 
 
 def _checked(key: ApiKey | None, needed: KeyScope, scope: Scope) -> ApiKey:

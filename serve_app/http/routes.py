@@ -28,6 +28,7 @@ from serve_app.http.endpoint import Endpoint, Predict, Remember
 from serve_app.http.gate import Gate
 from serve_app.http.rollout_pages import RolloutPages
 from serve_app.models.served import ServedModel
+from serve_app.openapi import access_openapi
 from serve_app.openapi import document as openapi
 from serve_app.openapi.docs_page import DocsPage
 from serve_app.protocols import media, mlflow_scoring, open_inference, open_inference_pages
@@ -54,6 +55,7 @@ class Service:
     batches: Gate
     """Bounds those that may have many, which don't keep the others out."""
     max_batch_records: int
+    asks_for_keys: bool
     published: Callable[[], Published]
     """Says what the controller has said last."""
     command: Callable[[str, str], Awaitable[None]]
@@ -156,8 +158,9 @@ class _Pages:
     def __init__(self, service: Service, headers: Headers) -> None:
         self._service = service
         self._headers = {name.decode(): value.decode() for name, value in headers}
+        document = openapi.document(service.model, service.limits, service.max_batch_records)
         self._openapi_body = orjson.dumps(
-            openapi.document(service.model, service.limits, service.max_batch_records)
+            access_openapi.secured(document) if service.asks_for_keys else document
         )
 
     async def health(self, request: Request) -> Response:

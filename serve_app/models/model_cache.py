@@ -6,14 +6,20 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from contract import manifest, names, tracking
 from serve_app.model_errors import UnservableModelError
 from serve_app.models import model_files
 from serve_app.models.private import own
 from serve_app.models.signed import Check, anything_goes
+
+STALE_S: Final = 3600.0
+_INCOMING: Final = "incoming-"
+_DELETED: Final = "deleted-"
 
 
 class ModelCache:
@@ -55,7 +61,8 @@ class ModelCache:
                     return copy
         self._versions.mkdir(exist_ok=True)
         self._files.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._directory, prefix="incoming-") as scratch:
+        self._sweep()
+        with tempfile.TemporaryDirectory(dir=self._directory, prefix=_INCOMING) as scratch:
             copy = self._keep(_download(name, version, Path(scratch)))
             pointer = Path(scratch) / "pointer"
             pointer.symlink_to(copy.absolute())
@@ -91,8 +98,17 @@ class ModelCache:
         self._delete(copy)
         return None
 
+    def _sweep(self) -> None:
+        """Delete what was left half-written by a crash, long ago: nobody works on it any more."""
+        long_ago = time.time() - STALE_S
+        for prefix in (_INCOMING, _DELETED):
+            for left in self._directory.glob(f"{prefix}*"):
+                with suppress(OSError):
+                    if left.stat().st_mtime < long_ago:
+                        shutil.rmtree(left)
+
     def _delete(self, copy: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=self._directory, prefix="deleted-") as scratch:
+        with tempfile.TemporaryDirectory(dir=self._directory, prefix=_DELETED) as scratch:
             shutil.move(copy, scratch)  # out of its place at once, not file by file
 
 

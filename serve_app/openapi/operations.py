@@ -16,6 +16,7 @@ from serve_app.errors import (
     NotAcceptableError,
     NotReadyError,
     OverloadedError,
+    RateLimitedError,
     ServeError,
     UnknownParameterError,
     UnpredictableRecordsError,
@@ -78,6 +79,8 @@ REQUEST_ID: Final[Described] = {
     "description": "Your own name for the request; 1 to 200 printable ASCII characters.",
     "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,198}[!-~])?$"},
 }
+
+_COME_BACK: Final = frozenset({OverloadedError, NotReadyError, RateLimitedError})
 
 _DETAIL: Final = "what is wrong, where, and the way out"
 
@@ -153,7 +156,7 @@ def _problem(status: int, errors: list[type[ServeError]]) -> Described:
     schema = {"allOf": [named("Problem"), {"properties": codes}]}
     text = "; ".join(f"`{error.code}`: {error.title}" for error in errors)
     examples = {error.code: orjson.loads(error(_DETAIL).body()) for error in errors}
-    headers = ("retry-after",) if set(errors) & {OverloadedError, NotReadyError} else ()
+    headers = ("retry-after",) if set(errors) & _COME_BACK else ()
     return answer(text, content(PROBLEM, schema, examples), headers)
 
 

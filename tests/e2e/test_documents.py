@@ -27,6 +27,8 @@ RUN_ELSEWHERE = {
     "make train": ("tests/e2e/test_make_run.py", '["make", "--silent", "train"]'),
     "make install": ("Makefile", "run: $(INSTALLED)"),
     "make test": (".ci/run", "make test"),
+    "make test-system": ("Makefile", "-m system"),
+    "make soak": ("tests/faults/test_soak.py", '"tests.faults.soak"'),
     "make lint": ("Makefile", "test: lint"),
     "make format": ("Makefile", "$(BIN)/ruff format --check ."),
     "make bench": ("tests/e2e/test_make_bench.py", '["make", "bench", "BENCH='),
@@ -135,6 +137,8 @@ def test_a_documented_command_works(
     environ["RAY_AUTH_MODE"] = "token"
     environ["RAY_AUTH_TOKEN_PATH"] = str(first.root / "var" / "ray_token")
     environ["CURL_HOME"] = str(curl_home)
+    # The next run in this copy would ask for the keys that are made here.
+    environ["ENDEAVOUR_API_KEYS_FILE"] = str(curl_home / "api_keys")
     completed = subprocess.run(
         ["/bin/bash", "-euc", moved(command, first)],
         cwd=first.root,

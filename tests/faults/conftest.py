@@ -15,11 +15,11 @@ import numpy as np
 import psutil
 import pytest
 
-from serve_app.access import keys
+from serve_app.access import key_file, keys
 from tests import models, odd_models, running, traffic
 from tests.odd_models import Line, Moody
 from tests.running import Running
-from tests.traffic import Task, Traffic
+from tests.traffic import Ledger, Task, Traffic
 
 SLOPE = 2.0
 VERSION = "local"
@@ -77,6 +77,16 @@ class System:
         running.wait_for(is_replaced, BACK_S)
 
 
+def report(what: str, ledger: Ledger) -> Ledger:
+    """Print the figures that docs/reliability.md has, for `pytest -s`; return the ledger."""
+    p50, p99, longest = 1000 * np.percentile(ledger.latencies_s, [50, 99, 100])
+    print(
+        f"\n{what}: {ledger.sent} sent, {ledger.lost_count} lost; "
+        f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {longest / 1000:.1f} s"
+    )
+    return ledger
+
+
 def start(
     root: Path,
     free_port: Callable[[], int],
@@ -90,6 +100,7 @@ def start(
             root / "model", estimator.fit(ROWS), ROWS, ["x"], odd_models.TRUSTED
         )
     key, sent = keys.create("predict,feedback,admin")
+    key_file.add(root / "api_keys", keys.create("predict", note="never used")[0])
     project = running.copy_project(root / "project")
 
     def with_types(config: dict[str, Any]) -> None:
@@ -102,6 +113,7 @@ def start(
         "MODEL_DIR": str(directory),
         "ENDEAVOUR_ENV": "production",
         "ENDEAVOUR_API_KEYS": str(key),
+        "ENDEAVOUR_API_KEYS_FILE": str(root / "api_keys"),
         "ENDEAVOUR_API_KEY": sent,
     }
     return running.system(project, running.environ(free_port, **own, **environ))

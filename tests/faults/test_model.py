@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from tests import odd_models, running
-from tests.faults.conftest import BACK_S, PER_S, SLOPE, System
+from tests.faults.conftest import BACK_S, PER_S, SLOPE, System, report
 
 AT_FAULT = {
     "raises": odd_models.RAISES,
@@ -44,7 +44,7 @@ def test_a_record_that_ends_its_worker_fails_alone(system: System) -> None:
         answer = system.service.post("/stream", {"X": float(odd_models.CRASHES)}, timeout=60)
         running.wait_for(lambda: len(system.pids("ModelWorker")) >= 2, BACK_S)
         time.sleep(1.0)
-        ledger = under_way.stop()
+        ledger = report("a record that ends its worker", under_way.stop())
     assert answer.status_code in (422, 503)
     assert "worker" in str(answer.json())
     assert ledger.lost_count <= 5
@@ -64,7 +64,7 @@ def test_a_record_that_never_ends_has_an_answer_by_its_deadline(system: System) 
         took_s = time.monotonic() - began
         running.wait_for(lambda: len(set(system.pids("ModelWorker")) - set(workers)) > 0, 90)
         time.sleep(2.0)
-        ledger = under_way.stop()
+        ledger = report("a record that never ends", under_way.stop())
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
     assert 29 < took_s < 32
     assert ledger.lost_count < 20
@@ -85,7 +85,7 @@ def test_a_client_that_hangs_up_costs_its_neighbours_nothing(system: System) -> 
         time.sleep(1.0)
         assert sum(pool.map(hangs_up, range(1000))) > 500
         time.sleep(1.0)
-        ledger = under_way.stop().check()
+        ledger = report("a thousand clients hang up", under_way.stop()).check()
     assert ledger.sent > PER_S
 
 

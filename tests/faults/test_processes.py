@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests import running
-from tests.faults.conftest import BACK_S, PER_S, System
+from tests.faults.conftest import BACK_S, PER_S, System, report
 
 KILLS = 20
 OUT_S = 15.0
@@ -23,7 +23,7 @@ def kill_workers(system: System, times: int) -> None:
         for _ in range(times):
             time.sleep(1.0)
             system.kill("ModelWorker")
-        under_way.stop().check()
+        report(f"{times} workers killed", under_way.stop()).check()
 
 
 def test_a_killed_worker_loses_no_request(system: System) -> None:
@@ -52,7 +52,7 @@ def test_a_worker_that_stands_still_is_soon_asked_no_more(system: System) -> Non
         finally:
             if stopped.is_running():
                 stopped.resume()
-        all_seen = under_way.stop().check()
+        all_seen = report("a worker stopped", under_way.stop()).check()
     assert max(seen.latencies_s) < 2.0
     assert max(all_seen.latencies_s) < OUT_S
 
@@ -63,7 +63,7 @@ def test_a_killed_ingress_loses_what_it_had(system: System) -> None:
         time.sleep(1.0)
         system.kill("Ingress")
         time.sleep(1.0)
-        ledger = under_way.stop()
+        ledger = report("an ingress killed", under_way.stop())
     assert ledger.lost_count <= PER_S * 0.2
     assert ledger.answered + ledger.lost_count == ledger.sent
 
@@ -85,7 +85,7 @@ def test_who_is_not_on_the_way_of_requests_may_end(system: System, name: str) ->
         else:
             system.kill_process(name)
         time.sleep(3.0)
-        under_way.stop().check()
+        report(f"{name} killed", under_way.stop()).check()
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,9 @@ def test_haproxy_is_started_again(system: System, name: str) -> None:
     began = time.monotonic()
     system.kill_process(name)
     running.wait_for(system.service.is_ready, BACK_S)
-    assert time.monotonic() - began < HAPROXY_BACK_S
+    took_s = time.monotonic() - began
+    print(f"\n{name} killed: back after {took_s:.1f} s")
+    assert took_s < HAPROXY_BACK_S
     with system.traffic() as under_way:
         time.sleep(2.0)
         under_way.stop().check()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import psutil
 
 from tests import running
-from tests.faults.conftest import System
+from tests.faults.conftest import System, report
 
 CLOSED_S = 12.0
 """Within which a connection on which nothing comes is closed: 9 s, and the machine's delays."""
@@ -70,7 +70,7 @@ def test_dripping_headers_leave_others_untouched(system: System) -> None:
                     with contextlib.suppress(ConnectionError):
                         one.sendall(bytes([byte]))
                 time.sleep(1.0)
-            ledger = under_way.stop().check()
+            ledger = report("200 clients drip headers", under_way.stop()).check()
     assert max(ledger.latencies_s) < 1.0
 
 
@@ -82,7 +82,7 @@ def test_an_ingress_without_file_descriptors_recovers(system: System) -> None:
         with limited(pid, resource.RLIMIT_NOFILE, psutil.Process(pid).num_fds()):
             time.sleep(5.0)
         time.sleep(2.0)
-        under_way.stop().check()
+        report("an ingress without descriptors", under_way.stop()).check()
     assert pid in system.pids("Ingress")
     running.wait_for(system.service.is_ready, 30)
 

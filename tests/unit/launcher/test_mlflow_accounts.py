@@ -11,7 +11,7 @@ from launcher.errors import SettingError
 
 
 def test_secrets_are_for_their_owner_only_and_each_is_another(tmp_path: Path) -> None:
-    """A folder and files that nobody else may read."""
+    """A folder that nobody else may list, and files that nobody else may read."""
     folder = tmp_path / "secrets"
     made = mlflow_accounts.make_secrets(folder)
     assert {file.name for file in made} == {
@@ -19,7 +19,7 @@ def test_secrets_are_for_their_owner_only_and_each_is_another(tmp_path: Path) ->
         "mlflow_flask_key",
         *mlflow_accounts.ACCOUNTS,
     }
-    assert folder.stat().st_mode & 0o077 == 0
+    assert folder.stat().st_mode & 0o066 == 0
     assert [file for file in made if file.stat().st_mode & 0o077] == []
     found = [
         tracking.credentials("", {tracking.READER_VARIABLE: str(folder / name)})

@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.access import keys
 from serve_app.access.key_file import VARIABLE, KeySource
 from serve_app.access.rates import Rates
+from serve_app.access.scopes import OPEN, needed_scope
 from serve_app.http.answers import REQUEST_ID
-from serve_app.http.guard import KEY_ID, OPEN, Guard, needed_scope
+from serve_app.http.guard import KEY_ID, Guard
 
 PREDICT, PREDICT_SENT = keys.create("predict")
 FEEDBACK, FEEDBACK_SENT = keys.create("feedback")

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from contract.tracking import MlflowUnreachableError
 from serve_app.model_errors import ModelError, NoSuchModelError, UnservableModelError
 from serve_app.models import model_check, model_files, registry
 from serve_app.models.model import Model
-from serve_app.models.model_cache import ModelCache
+from serve_app.models.model_cache import STALE_S, ModelCache
 from serve_app.records.signature import Column, Signature
 from serve_app.settings import Settings
 from tests import models
@@ -238,6 +239,26 @@ def test_a_copy_that_was_changed_is_deleted_and_not_used(directory: Path, tmp_pa
     (copy / "MLmodel").write_text("changed")
     assert cache.get(digest) is None
     assert not copy.exists()
+
+
+def test_what_a_crash_left_half_written_is_swept_away(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is old: what is young may be another process's work."""
+    monkeypatch.setattr(
+        "mlflow.artifacts.download_artifacts",
+        lambda artifact_uri, dst_path: shutil.copytree(directory, Path(dst_path) / "fetched"),
+    )
+    folder = tmp_path / "cache"
+    cache = ModelCache(folder)
+    old, young = folder / "incoming-old", folder / "incoming-young"
+    for left in (old, young):
+        left.mkdir()
+        (left / "model.skops").write_text("half of it")
+    long_ago = time.time() - STALE_S - 1
+    os.utime(old, (long_ago, long_ago))
+    cache.fetch("m", "1", "models:/m-1")
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_the_cache_is_its_owners_alone(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from serve_app.access.scopes import needed_scope
 from serve_app.errors import InvalidRecordsError
 from serve_app.http.body import Limits
 from serve_app.http.routes import Application, application
 from serve_app.models.predictions import Predictions
 from serve_app.models.served import ServedModel, ServedVersion
+from serve_app.openapi import access_openapi
 from serve_app.openapi import document as openapi
 from serve_app.records import rows
 from serve_app.records.reader import RecordReader
@@ -250,3 +252,17 @@ def test_the_document_is_served_with_the_version_that_it_describes() -> None:
     assert answer.headers["x-model-version"] == "7"
     assert answer.json() == document(REGRESSOR)
     assert answer.json()["servers"] == [{"url": "."}]
+
+
+@MODELS
+def test_behind_keys_the_document_says_who_may_ask(served: ServedModel) -> None:
+    """Valid still; open paths ask for nothing, all others can refuse."""
+    behind_keys = access_openapi.secured(document(served))
+    OpenAPIV31SpecValidator(behind_keys).validate()
+    for path, operations in behind_keys["paths"].items():
+        for one in operations.values():
+            scope = needed_scope(path)
+            assert (one.get("security") == []) == (scope is None)
+            assert ({"401", "403", "429"} <= one["responses"].keys()) == (scope is not None)
+            assert scope is None or f"scope `{scope}`" in one["description"]
+    assert set(behind_keys["components"]["securitySchemes"]) == {"header", "bearer", "basic"}

@@ -1,0 +1,156 @@
+"""API keys on a running system, over HTTP."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+
+from tests import running
+from tests.faults.conftest import SLOPE, System
+from tests.running import ROOT
+
+FOLLOWED_S = 6.0
+"""Within which each ingress goes by a changed file; 4 s, and the machine's own delays."""
+
+
+def keys(system: System, *arguments: str) -> str:
+    """Run `python -m serve_app keys ...` on the system's file."""
+    done = subprocess.run(
+        [sys.executable, "-m", "serve_app", "keys", *arguments],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "ENDEAVOUR_API_KEYS_FILE": system.service.environ["ENDEAVOUR_API_KEYS_FILE"],
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return done.stdout.strip()
+
+
+def status(system: System, sent: str, route: str = "/stream", body: object = None) -> int:
+    """What a key gets, on a connection of its own."""
+    body = {"X": 1.0} if body is None else body
+    return system.service.post(route, body, headers={"x-api-key": sent}).status_code
+
+
+def statuses(system: System, sent: str, times: int = 20) -> set[int]:
+    """What it gets from whichever ingress answers."""
+    return {status(system, sent) for _ in range(times)}
+
+
+def test_keys_come_and_go_while_the_service_runs(system: System) -> None:
+    """A rotation: both are taken for a while; nobody else notices anything."""
+    with system.traffic() as under_way:
+        old = keys(system, "create")
+        running.wait_for(lambda: statuses(system, old) == {200}, FOLLOWED_S)
+        new = keys(system, "create", "--note", "the next one")
+        running.wait_for(lambda: statuses(system, new) == {200}, FOLLOWED_S)
+        assert statuses(system, old) == {200}
+        keys(system, "revoke", old)
+        running.wait_for(lambda: statuses(system, old) == {401}, FOLLOWED_S)
+        assert statuses(system, new) == {200}
+        under_way.stop().check()
+
+
+def test_a_key_is_for_its_scopes(system: System) -> None:
+    """Predictions, true values, rollouts: each by itself."""
+    predict, feedback = keys(system, "create"), keys(system, "create", "--scopes", "feedback")
+    running.wait_for(lambda: statuses(system, predict) == {200}, FOLLOWED_S)
+    running.wait_for(lambda: statuses(system, feedback) == {403}, FOLLOWED_S)
+    label = {"request_id": "r1", "value": 1.0}
+    command = {"action": "abort", "reason": "to see"}
+    for route, body, expected in (
+        ("/feedback", label, (403, 202)),
+        ("/admin/rollout", command, (403, 403)),
+    ):
+        assert status(system, predict, route, body) == expected[0]
+        assert status(system, feedback, route, body) == expected[1]
+    assert status(system, system.service.key, "/admin/rollout", command) == 409
+    anybody = requests.get(f"{system.service.url}/model", timeout=10)
+    assert (anybody.status_code, anybody.json()["code"]) == (401, "unauthenticated")
+    assert requests.get(f"{system.service.url}/health/ready", timeout=10).status_code == 200
+    key_id, secret = predict.split(".")
+    browser = requests.get(f"{system.service.url}/model", auth=(key_id, secret), timeout=10)
+    assert browser.status_code == 200
+    document = requests.get(
+        f"{system.service.url}/openapi.json",
+        headers={"authorization": f"Bearer {predict}"},
+        timeout=10,
+    )
+    assert "securitySchemes" in document.json()["components"]
+
+
+def test_a_key_has_its_rate_over_all_ingresses(system: System) -> None:
+    """Beyond it 429 says when to come back."""
+    limited = keys(system, "create", "--rate", "20")
+    running.wait_for(lambda: 401 not in statuses(system, limited, 5), FOLLOWED_S)
+    time.sleep(2.0)
+    began = time.monotonic()
+    answers = []
+    while time.monotonic() - began < 5.0:
+        answers.append(system.service.post("/stream", {"X": 1.0}, headers={"x-api-key": limited}))
+    through = sum(answer.status_code == 200 for answer in answers)
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert 50 <= through <= 20 * 5 + 20 + 5
+    assert refused[0].json()["code"] == "rate_limited"
+    assert int(refused[0].headers["retry-after"]) >= 1
+
+
+def test_a_stranger_is_answered_before_the_body_is_there(system: System) -> None:
+    """However much is announced."""
+    address = ("127.0.0.1", int(system.service.environ["PORT"]))
+    with socket.create_connection(address, timeout=5) as stranger:
+        stranger.sendall(
+            b"POST /batch HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"content-length: 10000000\r\n\r\n"
+        )
+        said = stranger.recv(65536)
+    assert said.startswith(b"HTTP/1.1 401 ")
+    assert b'"unauthenticated"' in said
+
+
+def test_no_secret_is_written_anywhere(system: System) -> None:
+    """Neither in logs nor in what the service says of itself."""
+    key_id, secret = system.service.key.split(".")
+    answer = system.service.post("/stream", {"X": 1.0})
+    assert answer.json() == {"result": SLOPE}
+    status(system, f"{key_id}.wrong")
+    root = system.service.root
+    logs = [*(root / "var").rglob("*.log"), root / "launcher.log"]
+    logs += Path(system.service.state["scratch"]).rglob("*.log")
+    assert len(logs) > 10
+    for log in logs:
+        assert secret not in log.read_text(errors="replace"), log
+    shown = system.service.get("/model").text + system.service.get("/admin/rollout").text
+    assert secret not in shown
+
+
+def test_production_without_keys_does_not_start(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """It says the way out, before anything is started; elsewhere it warns."""
+    root = running.copy_project(tmp_path / "project")
+    environ = running.environ(free_port, ENDEAVOUR_ENV="production")
+    done = subprocess.run(
+        [*running.LAUNCHER],
+        cwd=root,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "no API keys are set" in done.stderr
+    assert "keys create" in done.stderr
