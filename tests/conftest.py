@@ -34,6 +34,7 @@ IMAGE_BUILD_S = 240.0
 STOP_TIMEOUT_S = 15.0
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Bring the tests into the order of their folders; what waits for `first` comes later."""
     root = Path(__file__).parent
