@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
+from xdist.scheduler import LoadScopeScheduling
 
 from tests import running
 from tests.e2e import container
@@ -34,19 +36,28 @@ IMAGE_BUILD_S = 240.0
 STOP_TIMEOUT_S = 15.0
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Bring the tests into the order of their folders; what waits for `first` comes later."""
     root = Path(__file__).parent
 
-    def folder(item: pytest.Item) -> int:
+    def place(item: pytest.Item) -> int:
         return next(n for n, one in enumerate(ORDER) if item.path.is_relative_to(root / one))
 
-    items.sort(key=lambda item: (folder(item), "first" in getattr(item, "fixturenames", ())))
-    for item in items:
-        # Unit tests share nothing: a file each fills up whoever is done early.
-        name = item.path.stem if ORDER[folder(item)] == "unit" else ORDER[folder(item)]
-        item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=lambda item: (place(item), "first" in getattr(item, "fixturenames", ())))
+
+
+class ByFolder(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """Gives a process a whole folder at a time; of the unit tests, which share nothing, a file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        folder = next(one for one in ORDER if file.startswith(f"tests/{one}/"))
+        return file if folder == "unit" else folder
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
+    """Return what spreads the tests over processes; called by pytest-xdist."""
+    return ByFolder(config, log)
 
 
 def is_needed(request: pytest.FixtureRequest, fixture: str) -> bool:
