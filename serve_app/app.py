@@ -60,19 +60,21 @@ def build(args: dict[str, Any]) -> Application:
         )
     try:
         chosen = settings.resolve(args, os.environ)
-        _check_keys(chosen)
+        asks_for_keys = _check_keys(chosen)
         table = seed(chosen)
     except (SettingsError, MlflowUnreachableError, ModelError) as error:
         raise CannotStartError(str(error)) from None
     controller = _CONTROLLER.bind(table, chosen)
     worker = _MODEL_WORKER.bind(controller, table, chosen)
-    application: Application = _INGRESS.bind(worker, controller, table, chosen)
+    application: Application = _INGRESS.bind(worker, controller, table, chosen, asks_for_keys)
     return application
 
 
-def _check_keys(chosen: settings.Settings) -> None:
-    """Say loudly that nobody is asked for a key, or refuse that. Raises SettingsError."""
-    if not KeySource(chosen.api_keys_file, os.environ).is_on:
-        if chosen.env == "production":
-            raise SettingsError(NO_KEYS)
-        logger.warning("ANYBODY MAY ASK: %s", NO_KEYS)
+def _check_keys(chosen: settings.Settings) -> bool:
+    """Return whether keys are asked for; say loudly that they aren't. Raises SettingsError."""
+    if KeySource(chosen.api_keys_file, os.environ).is_on:
+        return True
+    if chosen.env == "production":
+        raise SettingsError(NO_KEYS)
+    logger.warning("ANYBODY MAY ASK: %s", NO_KEYS)
+    return False

@@ -12,9 +12,11 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Scope
 
+from contract.strict import SettingsError
 from serve_app import scaling
-from serve_app.access.key_file import KeySource
+from serve_app.access.key_file import FILE_VARIABLE, VARIABLE, KeySource
 from serve_app.access.rates import Rates
+from serve_app.calls.shared import Shared
 from serve_app.calls.workers import Workers
 from serve_app.control import following, memory
 from serve_app.control.labels import Label, LabelState
@@ -34,6 +36,9 @@ from serve_app.settings import Settings
 logger = logging.getLogger("ray.serve")
 
 READY_TIMEOUT_S: Final = 5.0
+READY_KEPT_S: Final = 1.0
+"""Anybody may ask whether a service is ready: that must not be a way around its gates."""
+
 CONTROL_TIMEOUT_S: Final = 5.0
 REPORT_PERIOD_S: Final = 1.0
 KEYS_PERIOD_S: Final = 2.0
@@ -64,8 +69,15 @@ class Ingress:
         controller: DeploymentHandle[Any],
         seed: Table,
         settings: Settings,
+        asks_for_keys: bool,
     ) -> None:
         self._settings = settings
+        self._keys = KeySource(settings.api_keys_file, os.environ)
+        if asks_for_keys and not self._keys.is_on:
+            raise SettingsError(
+                f"this node has no API keys, though keys are asked for: set {VARIABLE} or "
+                f"{FILE_VARIABLE} for `ray start` on every node"
+            )
         self._controller = controller
         self._processor = ProcessorShare(time.monotonic(), time.process_time())
         self._workers = Workers(workers)
@@ -77,7 +89,6 @@ class Ingress:
         limits = settings.limits
         self._singles = Gate(limits.max_requests, limits.max_bytes_under_way)
         self._batches = Gate(limits.max_requests, limits.max_bytes_under_way)
-        self._keys = KeySource(settings.api_keys_file, os.environ)
         self._rates = Rates()
         ingress = serve.get_replica_context().replica_id.unique_id
         ask = following.handle_ask(controller.follow_table, lambda: ingress, self._held)
@@ -155,7 +166,7 @@ class Ingress:
             model=lane.model,
             role=role,
             predict=lane.predict,
-            check=partial(self._check, lane),
+            check=Shared(partial(self._check, lane), READY_KEPT_S),
             limits=Limits(limits.max_body_bytes, limits.body_timeout_s, limits.body_stall_s),
             singles=self._singles,
             batches=self._batches,

@@ -78,7 +78,12 @@ def _asked(method: str, url: str, content: Mapping[str, str] | None = None) -> r
     route = f"{url.rstrip('/')}/admin/rollout"
     try:
         answer = requests.request(
-            method, route, json=content, headers=_headers(), timeout=TIMEOUT_S
+            method,
+            route,
+            json=content,
+            headers=_headers(),
+            timeout=TIMEOUT_S,
+            allow_redirects=False,  # the key is for nobody else
         )
     except requests.RequestException as error:
         raise ServiceError(
@@ -86,6 +91,8 @@ def _asked(method: str, url: str, content: Mapping[str, str] | None = None) -> r
             f"({type(error).__name__})",
             4,
         ) from error
+    if answer.is_redirect:
+        raise ServiceError(f"{url} leads elsewhere: name {answer.headers['location']} by --url", 1)
     if answer.ok:
         return answer
     try:

@@ -4,10 +4,11 @@ import contextlib
 import fcntl
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from contract.strict import SettingsError
 from serve_app.access import keys
@@ -30,6 +31,9 @@ NO_KEYS: Final = (
 )
 """What is said, or refused, of a service that asks nobody for a key."""
 
+Stamp = tuple[int, int, int] | None
+"""None: there's no such file, or it can't be seen."""
+
 _OWNER_ONLY: Final = 0o600
 _HEADER: Final = "# id, SHA-256 of the secret, scopes, requests a second; see docs/security.md\n"
 
@@ -40,7 +44,10 @@ class KeySource:
     def __init__(self, file: Path | None, environ: Mapping[str, str]) -> None:
         self._file = file
         self._text = environ.get(VARIABLE, "")
-        self._seen: tuple[int, ...] | None = None
+        self._read_as: Stamp = None
+        """The state of the file that the keys are of."""
+        self._failed_as: Stamp | Literal["never"] = "never"
+        """The state of the file that was complained of last."""
         self.is_on = file is not None or bool(self._text.strip())
         """Whether keys are asked for; with an empty file nobody is let in."""
         self.keyring = self._read()
@@ -49,21 +56,25 @@ class KeySource:
         """Read the file again if it has changed; one that can't be read changes nothing."""
         if self._file is None:
             return
+        stamp = _stamp(self._file)
+        if stamp == self._read_as:
+            return
         try:
-            if _stamp(self._file) != self._seen:
-                self.keyring = self._read()
-                logger.info("%d API keys are in force", len(self.keyring))
-        except (OSError, SettingsError) as error:
-            with contextlib.suppress(OSError):
-                self._seen = _stamp(self._file)  # said once for each state of the file
-            logger.error("the API keys stay as they were: %s", error)
+            self.keyring = self._read()
+            logger.info("%d API keys are in force", len(self.keyring))
+        except SettingsError as error:  # tried again the next time: it may have been the moment
+            if stamp != self._failed_as:
+                logger.error("the API keys stay as they were: %s", error)
+            self._failed_as = stamp
 
     def _read(self) -> Keyring:
+        stamp = None if self._file is None else _stamp(self._file)
         found = keys.parse(self._text.replace(";", "\n"), VARIABLE)
         if self._file is not None:
-            self._seen = _stamp_of(self._file)
             found += read(self._file)
-        return keys.unique(found, str(self._file or VARIABLE))
+        keyring = keys.unique(found, str(self._file or VARIABLE))
+        self._read_as, self._failed_as = stamp, "never"
+        return keyring
 
 
 def read(file: Path) -> list[ApiKey]:
@@ -118,23 +129,24 @@ def _replace(file: Path, text: str) -> None:
             output.write(text)
             output.flush()
             os.fsync(output.fileno())
-        Path(fresh).chmod(file.stat().st_mode & 0o777 if file.exists() else _OWNER_ONLY)
+        if file.exists():  # it stays as it is for those who read it
+            status = file.stat()
+            os.chown(fresh, status.st_uid, status.st_gid)
+            Path(fresh).chmod(stat.S_IMODE(status.st_mode))
+        else:
+            Path(fresh).chmod(_OWNER_ONLY)
         Path(fresh).replace(file)
     except BaseException:
         Path(fresh).unlink(missing_ok=True)
         raise
 
 
-def _stamp_of(file: Path) -> tuple[int, ...] | None:
+def _stamp(file: Path) -> Stamp:
+    """Return what changes with the file: a mounted secret is another inode behind a link."""
     try:
-        return _stamp(file)
+        status = file.stat()
     except OSError:
         return None
-
-
-def _stamp(file: Path) -> tuple[int, ...]:
-    """Return what changes with the file: a mounted secret is another inode behind a link."""
-    status = file.stat()
     return (status.st_ino, status.st_mtime_ns, status.st_size)
 
 

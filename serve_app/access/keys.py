@@ -6,6 +6,7 @@ is nothing in them that could be guessed.
 
 import base64
 import binascii
+import contextlib
 import hmac
 import re
 import secrets
@@ -23,6 +24,8 @@ FEEDBACK: Final[Scope] = "feedback"
 ADMIN: Final[Scope] = "admin"
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
+LOWEST_RATE: Final = 0.001
+
 UNLIMITED: Final = "-"
 """Stands where a key's rate would."""
 
@@ -30,7 +33,6 @@ _ID_BYTES: Final = 6
 _SECRET_BYTES: Final = 32
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-_NOTE: Final = re.compile(r"[^\x00-\x1f\x7f;]*")
 
 _WORDS: Final = 4
 """Of a line; the last, the rate, may be left out."""
@@ -109,7 +111,7 @@ def parse(text: str, where: str) -> list[ApiKey]:
     SettingsError that names `where` and the line.
     """
     found: list[ApiKey] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.partition("#")[0].strip():
             found.append(parse_line(line, f"{where}, line {number}"))
     return found
@@ -141,7 +143,7 @@ def parse_line(line: str, where: str) -> ApiKey:
         raise SettingsError(f"{where}: an id has 1 to 64 letters, digits, `_` and `-`")
     if not _DIGEST.fullmatch(digest):
         raise SettingsError(f"{where}: key {key_id}: the second word must be a SHA-256, 64 digits")
-    if not _NOTE.fullmatch(note.strip()):
+    if not note.strip().isprintable() or ";" in note:
         raise SettingsError(f"{where}: key {key_id}: the note must be printable, without `;`")
     return ApiKey(
         key_id,
@@ -167,9 +169,10 @@ def _rate(text: str, where: str) -> float | None:
         rate = float(text)
     except ValueError:
         rate = 0.0
-    if not 0.0 < rate < float("inf"):
+    if not LOWEST_RATE <= rate < float("inf"):
         raise SettingsError(
-            f"{where}: the rate must be requests a second, over 0, or `{UNLIMITED}`; got {text!r}"
+            f"{where}: the rate must be requests a second, {LOWEST_RATE:g} at least, or "
+            f"`{UNLIMITED}`; got {text!r}"
         )
     return rate
 
@@ -180,20 +183,22 @@ def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes] 
     `x-api-key: ID.SECRET`, `authorization: Bearer ID.SECRET`, or Basic with both, which browsers
     ask for.
     """
+    authorization = None
     for name, value in headers:
         if len(value) > _MOST_BYTES:
             continue
-        if name == b"x-api-key":
+        if name == b"x-api-key":  # the other may be somebody else's, of a gateway in front
             return _split(value, b".")
-        if name == b"authorization":
-            scheme, _, sent = value.partition(b" ")
-            if scheme.lower() == b"bearer":
-                return _split(sent.strip(), b".")
-            if scheme.lower() == b"basic":
-                try:
-                    return _split(base64.b64decode(sent.strip(), validate=True), b":")
-                except binascii.Error:
-                    return None
+        if name == b"authorization" and authorization is None:
+            authorization = value
+    if authorization is None:
+        return None
+    scheme, _, sent = authorization.partition(b" ")
+    if scheme.lower() == b"bearer":
+        return _split(sent.strip(), b".")
+    if scheme.lower() == b"basic":
+        with contextlib.suppress(binascii.Error):
+            return _split(base64.b64decode(sent.strip(), validate=True), b":")
     return None
 
 

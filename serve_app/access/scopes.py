@@ -21,7 +21,8 @@ def needed_scope(path: str) -> Scope | None:
     """Return what a key must be for to ask for a path; None if no key is needed."""
     if path in OPEN:
         return None
-    first = path.split("/", 2)[1:2]
+    # Stripped, as a route's own pattern matches before a line's end, too.
+    first = [part.strip() for part in path.split("/", 2)[1:2]]
     if first == ["admin"]:
         return ADMIN
     return FEEDBACK if first == ["feedback"] else PREDICT

@@ -168,7 +168,8 @@ class _Served(_Frames):
             call.add_done_callback(lambda _: self._calls.pop(number, None))
 
     def _trust(self, head: Head) -> None:
-        if not hmac.compare_digest(str(head.get("secret", "")), self._server.secret):
+        sent = str(head.get("secret", "")).encode()
+        if not hmac.compare_digest(sent, self._server.secret.encode()):
             self.close()
             return
         self._is_trusted = True
@@ -253,6 +254,11 @@ class Line(_Frames):
             self.pending_rows -= len(rows)
             self._close_if_retired()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection has ended, or does so."""
+        return bool(self._transport.is_closing())
+
     def retire(self) -> None:
         """Take no more calls, and close once those under way are answered."""
         self.is_open = False
@@ -291,6 +297,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._lines: dict[Address, Line] = {}
+        self._retired: set[Line] = set()
         self._opening: dict[Address, asyncio.Task[None]] = {}
         self._wanted: frozenset[Address] = frozenset()
 
@@ -311,7 +318,9 @@ class Lines:
         """Open lines to workers that are new or lost, and close those to workers that are gone."""
         self._wanted = frozenset(addresses)
         for address in self._lines.keys() - self._wanted:
-            self._lines.pop(address).retire()
+            line = self._lines.pop(address)
+            line.retire()
+            self._retired.add(line)  # a worker that has stopped would never answer
         self.look_after(timeout_s)
         if self._opening:
             await asyncio.wait(self._opening.values())
@@ -323,6 +332,9 @@ class Lines:
                 line.look_after()
             else:
                 del self._lines[address]
+        self._retired = {line for line in self._retired if not line.is_closed}
+        for line in self._retired:
+            line.look_after()
         loop = asyncio.get_running_loop()
         for address in self._wanted - self._lines.keys() - self._opening.keys():
             # An empty context: it outlives the request that may be the first.

@@ -175,12 +175,21 @@ class Coalescer:
         batch: Batch = []
         room = self._room()
         kept = room // 2 if self._large else 0
-        for queue, least in ((self._small, kept), (self._large, 0), (self._small, 0)):
-            while queue and len(next(iter(queue.values()))) <= room - least:
-                room -= self._move(queue, batch)
-        if not batch and (queue := self._small or self._large):  # cut before rows cost so much
-            self._move(queue, batch)
+        room -= self._fill(self._small, batch, room - kept)
+        if self._large:  # one part in any case: it may have been cut before rows cost so much
+            room -= self._move(self._large, batch)
+        room -= self._fill(self._large, batch, room)
+        self._fill(self._small, batch, room)
+        if not batch and self._small:
+            self._move(self._small, batch)
         return batch
+
+    def _fill(self, queue: Queue, batch: Batch, room: int) -> int:
+        """Move what fits from the head of a queue into a batch; return how many rows that is."""
+        taken = 0
+        while queue and len(next(iter(queue.values()))) <= room - taken:
+            taken += self._move(queue, batch)
+        return taken
 
     def _move(self, queue: Queue, batch: Batch) -> int:
         """Move the first of a queue into a batch, unless nobody waits for it; return its rows."""

@@ -1,7 +1,7 @@
 """A request's body: read at once, bounded in size and in time."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,27 +28,26 @@ class ClientGoneError(Exception):
     """The client hung up while its body was read: nobody waits for an answer."""
 
 
-async def read(headers: Mapping[bytes, bytes], receive: Receive, limits: Limits) -> bytes:
+async def read(
+    headers: Mapping[bytes, bytes],
+    receive: Receive,
+    limits: Limits,
+    grow: Callable[[int], None] = lambda size: None,
+) -> bytes:
     """Return the whole body, or stop reading as soon as it is over a limit.
 
-    Raises BodyTooLargeError, BodyTimeoutError, ClientGoneError.
+    `grow` is told how much has come. Raises BodyTooLargeError, BodyTimeoutError, ClientGoneError,
+    and what `grow` raises.
     """
-    if declared_bytes(headers, limits) > limits.max_body_bytes:
+    declared = headers.get(b"content-length", b"")
+    if len(declared) > _MOST_DIGITS or (
+        declared.isdigit() and int(declared) > limits.max_body_bytes
+    ):
         raise _too_large(limits)
-    return await _received(receive, limits)
+    return await _received(receive, limits, grow)
 
 
-def declared_bytes(headers: Mapping[bytes, bytes], limits: Limits) -> int:
-    """Return how large the body is said to be; the largest that is taken, of one sent in chunks."""
-    if b"transfer-encoding" in headers:
-        return limits.max_body_bytes
-    declared = headers.get(b"content-length", b"0")
-    if len(declared) > _MOST_DIGITS:
-        return limits.max_body_bytes + 1
-    return int(declared) if declared.isdigit() else limits.max_body_bytes
-
-
-async def _received(receive: Receive, limits: Limits) -> bytes:
+async def _received(receive: Receive, limits: Limits, grow: Callable[[int], None]) -> bytes:
     loop = asyncio.get_running_loop()
     until = loop.time() + limits.body_timeout_s
     chunks: list[bytes] = []
@@ -65,6 +64,7 @@ async def _received(receive: Receive, limits: Limits) -> bytes:
         size += len(chunk)
         if size > limits.max_body_bytes:
             raise _too_large(limits)
+        grow(len(chunk))
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -18,6 +18,7 @@ from serve_app.errors import (
 from serve_app.http import answers, body
 from serve_app.http.answers import REQUEST_ID, Headers
 from serve_app.http.gate import Gate
+from serve_app.http.watch import Watch
 from serve_app.models.predictions import NO_ROWS, Predictions
 from serve_app.protocols import media
 from serve_app.protocols.question import Answer, Head, Question, Read
@@ -109,20 +110,22 @@ class Endpoint:
         )
         if b"content-encoding" in headers:
             media.check_encoding(headers[b"content-encoding"])
-        body_bytes = body.declared_bytes(headers, self._limits)
         try:
-            self._gate.enter(body_bytes)
+            self._gate.check()
         except OverloadedError as error:
             raise answers.leave_unread(error, scope["headers"]) from None
-        try:
-            return await self._let_in(head, until, scope, receive)
-        finally:
-            self._gate.leave(body_bytes)
+        with self._gate.body() as counted:
+            content = await body.read(headers, receive, self._limits, counted.grow)
+            self._gate.enter()
+            try:
+                with Watch(asyncio.get_running_loop(), receive):
+                    return await self._let_in(head, content, until, scope)
+            finally:
+                self._gate.leave()
 
     async def _let_in(
-        self, head: Head, until: float | None, scope: Scope, receive: Receive
+        self, head: Head, content: bytes, until: float | None, scope: Scope
     ) -> Answer:
-        content = await body.read(head.headers, receive, self._limits)
         question = self._read(head, content)
         answer = question.write(await self._predictions(question, until))
         if self._remember is not None and REQUEST_ID in scope:

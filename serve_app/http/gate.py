@@ -1,10 +1,14 @@
-"""How much one ingress has under way: what is more is refused at once, before its body is read."""
+"""How much one ingress has under way; what is more is refused at once."""
 
 from serve_app.errors import OverloadedError
 
 
 class Gate:
-    """Counts requests and the bytes of their bodies. For use on one event loop."""
+    """Counts the requests that are predicted, and the bytes of bodies that are here.
+
+    A body counts by what has come of it, and a request once its body is there: whoever sends
+    slowly takes nobody's place. For use on one event loop.
+    """
 
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self._max_requests = max_requests
@@ -12,19 +16,57 @@ class Gate:
         self._requests = 0
         self._bytes = 0
 
-    def enter(self, body_bytes: int) -> None:
-        """Count a request in. Raises OverloadedError if it is one too many; one always may."""
-        if self._requests >= self._max_requests or (
-            self._requests and self._bytes + body_bytes > self._max_bytes
-        ):
+    def check(self) -> None:
+        """Raise OverloadedError if one more request would be one too many."""
+        if self._requests >= self._max_requests:
             raise OverloadedError(
-                f"{self._requests} requests of {self._bytes} bytes are under way in this ingress: "
-                "try again later"
+                f"{self._requests} requests are under way in this ingress: try again later"
             )
-        self._requests += 1
-        self._bytes += body_bytes
 
-    def leave(self, body_bytes: int) -> None:
+    def enter(self) -> None:
+        """Count a request in. Raises OverloadedError if it is one too many."""
+        self.check()
+        self._requests += 1
+
+    def leave(self) -> None:
         """Count it out again."""
         self._requests -= 1
-        self._bytes -= body_bytes
+
+    def body(self) -> "Body":
+        """Return what counts a body."""
+        return Body(self)
+
+    def take(self, size: int) -> None:
+        """Count bytes in. Raises OverloadedError if they are too many."""
+        if self._bytes + size > self._max_bytes:
+            error = OverloadedError(
+                f"bodies of {self._bytes} bytes are under way in this ingress: try again later"
+            )
+            error.headers["connection"] = "close"  # the rest of it is not read
+            raise error
+        self._bytes += size
+
+    def give_back(self, size: int) -> None:
+        """Count bytes out again."""
+        self._bytes -= size
+
+
+class Body:
+    """What has come of one body. A context manager: at its end the bytes are gone again."""
+
+    __slots__ = ("_gate", "_size")
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._size = 0
+
+    def grow(self, size: int) -> None:
+        """Count more of it. Raises OverloadedError."""
+        self._gate.take(size)
+        self._size += size
+
+    def __enter__(self) -> "Body":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._gate.give_back(self._size)

@@ -108,7 +108,10 @@ class ModelCache:
                         shutil.rmtree(left)
 
     def _delete(self, copy: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=self._directory, prefix=_DELETED) as scratch:
+        with (
+            tempfile.TemporaryDirectory(dir=self._directory, prefix=_DELETED) as scratch,
+            suppress(FileNotFoundError),  # another process has found it, too
+        ):
             shutil.move(copy, scratch)  # out of its place at once, not file by file
 
 

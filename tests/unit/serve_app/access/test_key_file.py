@@ -1,5 +1,6 @@
 """Keys are read from a file and a variable, and changed while a service runs."""
 
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -154,3 +155,31 @@ def test_a_list_of_no_file_says_the_way_out(file: Path, capsys: pytest.CaptureFi
     """Make one."""
     assert main(["keys", "list", "--file", str(file)]) == 2
     assert "keys create" in capsys.readouterr().err
+
+
+def test_a_read_that_failed_for_a_moment_is_tried_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a key that was revoked then would be in force for ever; it is said once."""
+    key, sent = keys.create("predict")
+    key_file.add(file, key)
+    source = KeySource(file, {})
+    key_file.remove(file, key.id)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(OSError(24, "x")))
+        for _ in range(3):
+            source.refresh()
+    assert source.keyring.find(headers(sent)) == key
+    assert caplog.text.count("the API keys stay as they were") == 1
+    source.refresh()
+    assert source.keyring.find(headers(sent)) is None
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_a_file_stays_its_owners(file: Path) -> None:
+    """A service under another user must see that a key was revoked."""
+    key, _ = keys.create("predict")
+    key_file.add(file, key)
+    os.chown(file, 10001, 10001)
+    key_file.remove(file, key.id)
+    assert (file.stat().st_uid, file.stat().st_gid) == (10001, 10001)

@@ -32,6 +32,7 @@ def basic(key_id: str, secret: str) -> str:
         header("authorization", f"Bearer {SENT}"),
         header("authorization", f"bearer  {SENT}"),
         header("authorization", basic(ID, SECRET)),
+        header("authorization", "Bearer a.gateways.token") + header("x-api-key", SENT),
     ],
 )
 def test_a_key_is_found_however_it_is_sent(headers: list[tuple[bytes, bytes]]) -> None:
@@ -58,6 +59,7 @@ def test_a_key_is_found_however_it_is_sent(headers: list[tuple[bytes, bytes]]) -
         header("x-api-key", f"{ID}.{KEY.digest}"),
         header("x-api-key", "a." + "b" * 600),
         header("x-api-key", f"wrong.one, {SENT}"),
+        header("x-api-key", "wrong.one") + header("authorization", f"Bearer {SENT}"),
         header("x-api-key", "") + header("authorization", ""),
     ],
 )
@@ -105,9 +107,11 @@ DIGEST = "ab" * 32
         ("a secret predict", "must be a SHA-256"),
         (f"a {DIGEST.upper()} predict", "must be a SHA-256"),
         (f"a {DIGEST} predict,root", "no scope 'root': there are predict, feedback, admin"),
-        (f"a {DIGEST} predict 0", "must be requests a second, over 0, or `-`; got '0'"),
+        (f"a {DIGEST} predict 0", "must be requests a second, 0.001 at least, or `-`; got '0'"),
         (f"a {DIGEST} predict nan", "got 'nan'"),
         (f"a {DIGEST} predict inf", "got 'inf'"),
+        (f"a {DIGEST} predict 5e-324", "0.001 at least"),
+        (f"a {DIGEST} predict - # x\u2028b {DIGEST} admin", "printable"),
         (f"a {DIGEST} predict fast", "got 'fast'"),
         (f"a {DIGEST} predict - # \x1b[31m", "printable"),
     ],

@@ -310,3 +310,26 @@ def test_a_worker_whose_model_is_stuck_comes_last() -> None:
                 lines._lines[one].close()
 
     asyncio.run(scenario())
+
+
+def test_a_worker_that_is_gone_from_the_table_is_given_up_too() -> None:
+    """If it has stopped, what it has would never be answered."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        async with listening(gate.answer) as (server, address):
+            lines = Lines()
+            await lines.follow([address], 5.0)
+            line = lines.pick()
+            assert line is not None
+            call = asyncio.create_task(line.call(ROWS, (2,), ASK))
+            await gate.started.wait()
+            for connection in server.connections:
+                connection._transport.pause_reading()
+            await lines.follow([], 5.0)
+            for _ in range(MOST_UNANSWERED + 1):
+                lines.look_after(5.0)
+            with pytest.raises(LineLostError):
+                await call
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))

@@ -424,3 +424,31 @@ def test_the_services_own_deadline_is_the_longest() -> None:
             await asked.predict(rows(1), 100.0)
 
     run(scenario())
+
+
+@pytest.mark.parametrize("row_s", [0.02, 0.2])
+def test_a_large_request_is_not_kept_out_by_small_ones(row_s: float) -> None:
+    """However little room a call has, and however it was cut before that was known."""
+
+    async def scenario() -> None:
+        async def slow(rows: Rows, sizes: tuple[int, ...]) -> Predictions:
+            await asyncio.sleep(0)
+            return Predictions(rows[:, 0], {}, row_s * len(rows), len(rows))
+
+        asked = coalescer(slow, max_calls_under_way=lambda: 1, max_rows_per_call=64)
+        is_done = False
+
+        async def send_small() -> int:
+            sent = 0
+            while not is_done:
+                await asked.predict(rows(1))
+                sent += 1
+            return sent
+
+        small = [asyncio.create_task(send_small()) for _ in range(100)]
+        await settle()
+        await asked.predict(rows(*range(60)))
+        is_done = True
+        assert min(await asyncio.gather(*small)) > 0
+
+    run(scenario())

@@ -290,7 +290,7 @@ def test_a_gate_that_is_full_refuses_before_the_body_is_read() -> None:
     for _ in range(3):
         assert ask(gate=gate).status == 200
         assert ask([b"x"], gate=gate).status == 500
-    gate.enter(0)
+    gate.enter()
     asked = ask(headers=(JSON, (b"content-length", b"3")), gate=gate)
     assert (asked.status, asked.problem["code"]) == (503, "overloaded")
     assert asked.headers[b"retry-after"] == b"1"
@@ -337,3 +337,17 @@ def test_a_body_that_pauses_is_not_waited_for() -> None:
     assert (paused.status, paused.problem["code"]) == (408, "request_timeout")
     assert "nothing of the body has come for 0.05 s" in paused.problem["detail"]
     assert ask([b"1 "] * 10, body_stall_s=1.0, pause_s=0.02).status == 200
+
+
+def test_what_is_announced_takes_nobodys_place() -> None:
+    """A body that is too large is that at any time; one in chunks counts as it comes."""
+    gate = Gate(10, 100)
+    with gate.body() as other:
+        other.grow(90)
+        large = ask(headers=(JSON, (b"content-length", b"%d" % (LIMIT + 1))), gate=gate)
+        assert large.status == 413
+        chunked = (JSON, (b"transfer-encoding", b"chunked"))
+        assert ask([b"1 "], headers=chunked, gate=gate).status == 200
+        full = ask([b"1 " * 20], headers=chunked, gate=gate)
+    assert (full.status, full.problem["code"]) == (503, "overloaded")
+    assert full.headers[b"connection"] == b"close"

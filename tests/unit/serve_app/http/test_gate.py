@@ -6,25 +6,32 @@ from serve_app.errors import OverloadedError
 from serve_app.http.gate import Gate
 
 
-def test_what_is_too_much_is_refused_until_there_is_room() -> None:
-    """By number and by bytes; the answer says when to come back."""
+def test_requests_that_are_too_many_are_refused_until_there_is_room() -> None:
+    """The answer says when to come back."""
     gate = Gate(max_requests=2, max_bytes=100)
-    gate.enter(10)
-    with pytest.raises(OverloadedError) as refused:
-        gate.enter(91)
+    gate.enter()
+    gate.check()
+    gate.enter()
+    with pytest.raises(OverloadedError, match="2 requests are under way") as refused:
+        gate.check()
     assert refused.value.headers == {"retry-after": "1"}
-    gate.enter(90)
-    with pytest.raises(OverloadedError, match="2 requests of 100 bytes"):
-        gate.enter(0)
-    gate.leave(90)
-    gate.enter(20)
-
-
-def test_one_is_always_let_in() -> None:
-    """However large its body may be."""
-    gate = Gate(max_requests=2, max_bytes=100)
-    gate.enter(1000)
     with pytest.raises(OverloadedError):
-        gate.enter(1)
-    gate.leave(1000)
-    gate.enter(1000)
+        gate.enter()
+    gate.leave()
+    gate.enter()
+
+
+def test_bodies_count_by_what_has_come_of_them() -> None:
+    """Until they are gone again, however that ends; who announces much takes nobody's place."""
+    gate = Gate(max_requests=2, max_bytes=100)
+    with gate.body() as first, gate.body() as second:
+        first.grow(60)
+        second.grow(40)
+        with pytest.raises(OverloadedError, match="bodies of 100 bytes") as refused:
+            first.grow(1)
+        assert refused.value.headers == {"retry-after": "1", "connection": "close"}
+    with pytest.raises(ValueError, match="broken"), gate.body() as third:
+        third.grow(100)
+        raise ValueError("broken")
+    with gate.body() as fourth:
+        fourth.grow(100)

@@ -99,7 +99,10 @@ PATHS = [
     ("/health/", "predict"),
     ("//health", "predict"),
     ("/Health", "predict"),
+    ("/health\n", "predict"),
     ("/feedback", "feedback"),
+    ("/feedback\n", "feedback"),
+    ("/admin\n/rollout", "admin"),
     ("/admin/rollout", "admin"),
     ("/admin", "admin"),
 ]

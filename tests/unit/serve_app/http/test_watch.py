@@ -1,0 +1,60 @@
+"""A request ends with its client."""
+
+import asyncio
+
+import pytest
+from starlette.types import Message
+
+from serve_app.http import watch
+from serve_app.http.body import ClientGoneError
+from serve_app.http.watch import Watch
+
+
+async def gone() -> Message:
+    """The client has hung up."""
+    return {"type": "http.disconnect"}
+
+
+async def patient() -> Message:
+    """The client waits."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def test_a_client_that_hangs_up_ends_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing else: the task can go on."""
+    monkeypatch.setattr(watch, "AFTER_S", 0.01)
+
+    async def scenario() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        with pytest.raises(ClientGoneError), Watch(asyncio.get_running_loop(), gone):
+            await asyncio.sleep(5)
+        assert task.cancelling() == 0
+        await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(scenario(), 2))
+
+
+def test_who_waits_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sooner or later; a cancellation from elsewhere stays one."""
+    monkeypatch.setattr(watch, "AFTER_S", 0.01)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        for receive, pause_s in ((gone, 0.0), (patient, 0.0), (patient, 0.05)):
+            with Watch(loop, receive):
+                await asyncio.sleep(pause_s)
+
+        async def watched() -> None:
+            with Watch(loop, patient):
+                await asyncio.sleep(5)
+
+        task = asyncio.create_task(watched())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(scenario())
