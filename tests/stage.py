@@ -25,7 +25,7 @@ ROWS = np.full((3, 1), 0.5)
 WEIGHTS = (0.0, 0.05, 0.25, 1.0)
 TOLERANCE = {"fail_above": 0.001, "pass_below": 0.04}
 """Twice the default, which halves the traffic that a step takes."""
-LOAD_TIMEOUT_S = 10.0
+LOAD_TIMEOUT_S = 20.0
 CLOSED_SENDERS = 32
 FOLLOW_S = 10.0
 """Within which a champion that was moved by hand takes the traffic, as the docs promise."""
