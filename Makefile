@@ -9,7 +9,7 @@ MINUTES ?= 60
 BIN := $(VENV)/bin
 # Folders of tests side by side, as most of their time is waiting; begun in the order of ORDER in
 # tests/conftest.py.
-SIDE_BY_SIDE := --numprocesses=3 --dist=loadscope --no-loadscope-reorder
+SIDE_BY_SIDE := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 
 # Stamps carry the lock's checksum, so that a changed lock, and only that, installs anew.
 LOCK_SUM := $(shell cat requirements.lock | cksum | tr -d ' ')

@@ -54,8 +54,8 @@ def test_a_good_challenger_becomes_champion_and_nothing_is_lost(staged: Stage) -
     ("challenger", "metric", "most_touched"),
     [
         (Raising(1.0, PAUSE_S), "errors", 300),
-        (Missing(1.0, PAUSE_S), "missing", 300),
-        (Line(1.0, 3 * PAUSE_S), "time", 300),
+        pytest.param(Missing(1.0, PAUSE_S), "missing", 300, marks=pytest.mark.system),
+        pytest.param(Line(1.0, 3 * PAUSE_S), "time", 300, marks=pytest.mark.system),
         (Shifted(1.0, PAUSE_S), "shift", 0),
     ],
 )

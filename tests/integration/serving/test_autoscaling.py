@@ -35,6 +35,9 @@ def short_delays(config: dict[str, Any]) -> None:
             )
 
 
+pytestmark = pytest.mark.system  # half a minute of load, on a system that isn't shared
+
+
 @pytest.fixture(scope="module")
 def classifier() -> KNeighborsClassifier:
     """A classifier that takes its time: every row against 20,000 others."""

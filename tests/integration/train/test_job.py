@@ -201,6 +201,7 @@ def test_refused_model_changes_nothing_and_keeps_its_run(
     assert aliases(mlflow_client, "promoted") == {names.CHAMPION: "1"}
 
 
+@pytest.mark.system
 def test_local_cluster_gives_the_same_weights_and_leaves_the_home_alone(
     promoted: Trained,
     train: Train,

@@ -43,7 +43,13 @@ def promote_until_judged_right(made: Promoter, chosen: Candidate, start: threadi
             judged_against = made.registry.champion()
 
 
-@pytest.mark.parametrize("twins", [False, True], ids=["different models", "the same model"])
+@pytest.mark.parametrize(
+    "twins",
+    [
+        pytest.param(False, id="different models", marks=pytest.mark.system),
+        pytest.param(True, id="the same model"),
+    ],
+)
 def test_twenty_pairs_at_once_end_with_one_champion_each(
     mlflow_server: str, mlflow_client: MlflowClient, twins: bool
 ) -> None:
