@@ -24,15 +24,15 @@ from tests.e2e.container import Image
 from tests.running import Running
 
 ORDER = (
+    "integration/train",
     "e2e",
     "integration/serving",
     "integration/rollouts",
-    "integration/train",
     "faults",
     "integration",
     "unit",
 )
-"""The folders in the order in which they are begun, the longest first: `make test` runs two at a
+"""The folders in the order in which they are begun: `make test` runs two at a
 time, each in a process of its own, so that what a folder's tests share is started once."""
 
 PORTS = range(20_000, 30_000)

@@ -83,7 +83,7 @@ class Deadlines(Strict):
     """How long the job waits, in seconds, before it gives up."""
 
     read_s: float = Field(default=120, gt=0)
-    ray_connect_s: float = Field(default=20, gt=0)
+    ray_connect_s: float = Field(default=60, gt=0)
     compute_s: float = Field(default=300, gt=0)
 
 
