@@ -7,9 +7,6 @@ VENV ?= .venv
 CONFIG ?= train_config.yaml
 MINUTES ?= 60
 BIN := $(VENV)/bin
-# Folders of tests side by side, as most of their time is waiting; begun in the order of ORDER in
-# tests/conftest.py.
-SIDE_BY_SIDE := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 
 # Stamps carry the lock's checksum, so that a changed lock, and only that, installs anew.
 LOCK_SUM := $(shell cat requirements.lock | cksum | tr -d ' ')
@@ -48,7 +45,7 @@ stop: $(INSTALLED) ## stop what `make run` started here
 	@exec $(BIN)/python -m launcher stop
 
 test: lint ## everything: lint, types, all tests
-	$(BIN)/python -m pytest -m "not system" $(SIDE_BY_SIDE) --durations=15
+	$(BIN)/python -m pytest -m "not system" --durations=15
 
 test-system: $(DEV_INSTALLED) ## the long forms of the fault, load and rollout tests
 	$(BIN)/python -m pytest -m system

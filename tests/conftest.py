@@ -12,28 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
-from xdist.scheduler import LoadScopeScheduling
 
 from tests import running
 from tests.e2e import container
 from tests.e2e.container import Image
 from tests.running import Running
 
-ORDER = (
-    "integration/train",
-    "e2e",
-    "integration/serving",
-    "integration/rollouts",
-    "faults",
-    "integration",
-    "unit",
-)
-"""The folders in the order in which they are begun: `make test` runs two at a
-time, each in a process of its own, so that what a folder's tests share is started once."""
+ORDER = ("unit", "integration/train", "e2e")
+"""The folders that come first, so that `first_run` installs while quick tests run, then trains."""
 
 PORTS = range(20_000, 30_000)
 """Below the ephemeral range, so that no outgoing connection takes a port between probe and use."""
@@ -45,27 +34,14 @@ STOP_TIMEOUT_S = 15.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring the tests into the order of their folders; what waits for `first` comes later."""
-    root = Path(__file__).parent
+    """Bring the tests into the order of their folders."""
+    folders = [Path(__file__).parent / folder for folder in ORDER]
 
     def place(item: pytest.Item) -> int:
-        return next(n for n, one in enumerate(ORDER) if item.path.is_relative_to(root / one))
+        places = (n for n, folder in enumerate(folders) if item.path.is_relative_to(folder))
+        return next(places, len(folders))
 
-    items.sort(key=lambda item: (place(item), "first" in getattr(item, "fixturenames", ())))
-
-
-class ByFolder(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """Gives a process a whole folder at a time; of the unit tests, which share nothing, a file."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        folder = next(one for one in ORDER if file.startswith(f"tests/{one}/"))
-        return file if folder == "unit" else folder
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
-    """Return what spreads the tests over processes; called by pytest-xdist."""
-    return ByFolder(config, log)
+    items.sort(key=place)
 
 
 def is_needed(request: pytest.FixtureRequest, fixture: str) -> bool:
@@ -135,6 +111,13 @@ def first_run(
     launched = running.launch(clone, running.environ(free_port), ["make", "run"])
     yield launched
     running.stop(launched)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _first_run_goes_ahead(request: pytest.FixtureRequest) -> None:
+    """Let it install while other tests run: that takes more than a minute of one core."""
+    if is_needed(request, "first"):
+        request.getfixturevalue("first_run")
 
 
 @pytest.fixture(scope="session")

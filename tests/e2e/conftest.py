@@ -1,4 +1,4 @@
-"""The first system and the image are made while tests run that need neither."""
+"""The image is built while other tests run."""
 
 import pytest
 
@@ -6,8 +6,7 @@ from tests.conftest import is_needed
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _what_takes_long_goes_ahead(request: pytest.FixtureRequest) -> None:
+def _image_build_goes_ahead(request: pytest.FixtureRequest) -> None:
     """Begin with the first end-to-end test."""
-    for awaited, begun in (("first", "first_run"), ("image", "image_build")):
-        if is_needed(request, awaited):
-            request.getfixturevalue(begun)
+    if is_needed(request, "image"):
+        request.getfixturevalue("image_build")
