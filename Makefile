@@ -7,12 +7,15 @@ VENV ?= .venv
 CONFIG ?= train_config.yaml
 MINUTES ?= 60
 BIN := $(VENV)/bin
+AUDIT_BIN := $(VENV)-audit/bin
 
 # Stamps carry the lock's checksum, so that a changed lock, and only that, installs anew.
 LOCK_SUM := $(shell cat requirements.lock | cksum | tr -d ' ')
+AUDIT_SUM := $(shell cat requirements-audit.lock | cksum | tr -d ' ')
 DEV_SUM := $(shell cat requirements.lock requirements-dev.lock | cksum | tr -d ' ')
 INSTALLED := $(VENV)/.installed-$(LOCK_SUM)
 DEV_INSTALLED := $(VENV)/.installed-dev-$(DEV_SUM)
+AUDIT_INSTALLED := $(VENV)-audit/.installed-$(AUDIT_SUM)
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes
 
 help: ## print this list
@@ -79,15 +82,19 @@ lock: ## resolve the dependencies anew (needs uv)
 	uv pip compile --group dev -c requirements.lock --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" --upgrade -o requirements-dev.lock
+	uv pip compile --group audit --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" --upgrade -o requirements-audit.lock
 
 # Without --strict, packages that the database doesn't show would pass as sound.
-audit: $(DEV_INSTALLED) ## look up known vulnerabilities of what both locks name (asks pypi.org)
-	$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off \
-		--requirement requirements.lock --requirement requirements-dev.lock
+audit: $(AUDIT_INSTALLED) ## look up known vulnerabilities of what the locks name (asks pypi.org)
+	$(AUDIT_BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off \
+		--requirement requirements.lock --requirement requirements-dev.lock \
+		--requirement requirements-audit.lock
 
-sbom: $(DEV_INSTALLED) ## list what requirements.lock names in var/sbom.json (CycloneDX)
+sbom: $(AUDIT_INSTALLED) ## list what requirements.lock names in var/sbom.json (CycloneDX)
 	@mkdir -p var
-	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
+	$(AUDIT_BIN)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
 		--spec-version 1.6 --output-reproducible --validate --output-file var/sbom.json requirements.lock
 
 system-packages: ## install the system packages that the tests need (Debian, as root)
@@ -130,3 +137,10 @@ $(DEV_INSTALLED): | $(BIN)/python
 	@echo "installing requirements.lock and requirements-dev.lock into $(VENV) ..."
 	@$(PIP_INSTALL) -r requirements.lock -r requirements-dev.lock
 	@touch $(INSTALLED) $@
+
+$(AUDIT_INSTALLED): | $(BIN)/python
+	@echo "installing requirements-audit.lock into $(VENV)-audit ..."
+	@$(BIN)/python -m venv --clear $(VENV)-audit
+	@$(AUDIT_BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes \
+		-r requirements-audit.lock
+	@touch $@

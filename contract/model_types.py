@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import skops.io
-
 TRUSTED_TYPES: Final = (
     "numpy.dtype",
     "scipy.interpolate._bsplines.BSpline",
@@ -35,5 +33,7 @@ TRUSTED_TYPES: Final = (
 
 def untrusted_types(file: Path, extra_trusted_types: Iterable[str] = ()) -> list[str]:
     """Return the types in a skops file that are neither skops's own nor on our list, sorted."""
+    import skops.io  # noqa: PLC0415  # imports all of scikit-learn: not before a model is there
+
     trusted = {*TRUSTED_TYPES, *extra_trusted_types}
     return sorted(set(skops.io.get_untrusted_types(file=file)) - trusted)

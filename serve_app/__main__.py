@@ -9,7 +9,9 @@ from pathlib import Path
 from contract import strict
 from contract.tracking import MlflowUnreachableError
 from serve_app import keys_command, rollout_command, settings
+from serve_app.control.seed import seed
 from serve_app.model_errors import ModelError
+from serve_app.models import registry
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,8 +61,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(chosen: settings.Settings, options: argparse.Namespace) -> str:
-    from serve_app.control.seed import seed  # noqa: PLC0415  # imports scikit-learn
-
     table = seed(chosen)
     version = table.champion.version
     says = f"{version.name} version {version.version} can be served"
@@ -68,8 +68,6 @@ def _check(chosen: settings.Settings, options: argparse.Namespace) -> str:
 
 
 def _export(chosen: settings.Settings, options: argparse.Namespace) -> str:
-    from serve_app.models import registry  # noqa: PLC0415  # as above
-
     version = registry.export(chosen, options.to)
     return f"{version.name} version {version.version} written to {options.to}"
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 LAUNCHER = (sys.executable, "-m", "launcher", "run", "--train", "train_config.yaml")
 READY_LINE = "Ctrl-C stops everything."
 NOT_COPIED = shutil.ignore_patterns(
-    ".git", ".venv", ".venvs", "var", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"
+    ".git", ".venv*", "var", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"
 )
 START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 30.0

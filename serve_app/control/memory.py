@@ -13,6 +13,7 @@ from typing import Any
 
 from contract.tracking import MlflowUnreachableError
 from serve_app.model_errors import ModelError
+from serve_app.models import registry
 from serve_app.models.private import own
 from serve_app.models.served import ServedVersion, describe
 from serve_app.routing import Table, Write
@@ -63,8 +64,6 @@ def recall(settings: Settings) -> Remembered | None:
 
 def fallback(seed: Table, settings: Settings) -> Table:
     """Return the table of what this node has served last, or `seed` if that is as new."""
-    from serve_app.models import registry  # noqa: PLC0415  # imports scikit-learn
-
     remembered = recall(settings)
     if remembered is None or remembered.epoch <= seed.epoch:
         return seed

@@ -15,6 +15,7 @@ from contract import names, tracking
 from contract.tracking import MlflowUnreachableError
 from serve_app.control.port import ChampionMovedError, RejectedError, Seen
 from serve_app.model_errors import UnservableModelError
+from serve_app.models import registry
 from serve_app.models.served import ServedVersion
 from serve_app.rollouts.rollout import State
 from serve_app.routing import Write
@@ -53,8 +54,6 @@ class MlflowTracker:
 
     def resolve(self, version: str) -> tuple[ServedVersion, Path]:
         """Return a version and its verified copy on this node."""
-
-        from serve_app.models import registry  # noqa: PLC0415  # imports scikit-learn
 
         def resolve(client: MlflowClient) -> tuple[ServedVersion, Path]:
             found = client.get_model_version(self._name, version)

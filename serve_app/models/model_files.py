@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import skops.io
 import yaml
 
 from contract import manifest, model_directory, model_types
@@ -34,6 +33,8 @@ def read(directory: Path, extra_trusted_types: tuple[str, ...] = (), expected: A
     UnservableModelError for anything but a skops file of the scikit-learn flavor with a signature
     and with types on our list, whose model answers its input example, and as it did in training.
     """
+    import skops.io  # noqa: PLC0415  # imports all of scikit-learn: not before a model is there
+
     mlmodel = _mlmodel(directory)
     file = directory / _model_file(mlmodel)
     try:

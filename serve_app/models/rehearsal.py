@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from serve_app.model_errors import ModelError, UnservableModelError
+from serve_app.models import model_files
 from serve_app.models.served import ServedModel, ServedVersion, describe
 
 _REFUSED: Final = 2
@@ -32,8 +33,6 @@ async def rehearse(
     Raises UnservableModelError if the child can't load it, fails on its example, ends by a signal
     or takes longer than `timeout_s`.
     """
-    from serve_app.models import model_files  # noqa: PLC0415  # imports scikit-learn
-
     asked = json.dumps([str(directory), extra_trusted_types, version.expected])
     try:
         code, said, complaints = await _ask_child(asked.encode(), timeout_s)
@@ -111,8 +110,6 @@ def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
 
 def main() -> int:
     """Load and try what standard input names; say what it is like, or why it can't be served."""
-    from serve_app.models import model_files  # noqa: PLC0415  # as above
-
     directory, extra, expected = json.load(sys.stdin)
     try:
         model = model_files.read(Path(directory), tuple(extra), expected)

@@ -29,7 +29,7 @@ def client(mlflow_server: str) -> MlflowClient:
     return MlflowClient(tracking_uri=mlflow_server)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def serve(
     tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
 ) -> Iterator[Serve]:

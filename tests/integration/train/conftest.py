@@ -34,9 +34,9 @@ def mlflow_client(mlflow_server: str) -> MlflowClient:
     return MlflowClient(tracking_uri=mlflow_server, registry_uri=mlflow_server)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_environment(free_port: Callable[[], int]) -> Iterator[dict[str, str]]:
-    """The environment that names a Ray head with two CPUs, ended with the test run."""
+    """The environment that names a Ray head with two CPUs, ended with the tests of this folder."""
     # Ray's socket paths must be short, so this is no folder of pytest's.
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     token = folder / "token"
@@ -104,7 +104,7 @@ def stop_ray(head: subprocess.Popen[bytes]) -> None:
         head.wait(5)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def train(mlflow_server: str, ray_environment: dict[str, str]) -> Train:
     """Run `python -m train` with the given arguments against the shared servers."""
 

@@ -1,0 +1,1 @@
+"""A package, so that its Ray head ends with its last test."""
