@@ -27,6 +27,9 @@ TOLERANCE = {"fail_above": 0.001, "pass_below": 0.04}
 """Twice the default, which halves the traffic that a step takes."""
 LOAD_TIMEOUT_S = 20.0
 CLOSED_SENDERS = 32
+PER_S = 450.0
+POLL_S = 0.5
+"""How often the registry is asked in tests: a quarter of the default."""
 FOLLOW_S = 10.0
 """Within which a champion that was moved by hand takes the traffic, as the docs promise."""
 
@@ -114,7 +117,7 @@ class Stage:
             return under_way.stop().check().answered / seconds
 
     @contextmanager
-    def traffic(self, per_s: float = 150.0, may_fail: Sequence[str] = ()) -> Iterator[Traffic]:
+    def traffic(self, per_s: float = PER_S, may_fail: Sequence[str] = ()) -> Iterator[Traffic]:
         """Steady traffic; name the versions before."""
         task = Task(self.service.url, per_s, self.slopes, may_fail=tuple(may_fail))
         with traffic.traffic(task) as under_way:
@@ -147,6 +150,7 @@ def with_rollouts(**policy: Any) -> Callable[[Config], None]:
             {
                 "extra_trusted_types": odd_models.TRUSTED,
                 "load_timeout_s": LOAD_TIMEOUT_S,
+                "alias_poll_s": POLL_S,
                 "rollout": {
                     "steps": steps,
                     "shadow": 1.0,

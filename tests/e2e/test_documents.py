@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,13 @@ RUN_ELSEWHERE = {
 }
 """Commands that can't be run inside this test, and the line that runs each."""
 
+SLOW = (
+    "make train CONFIG=train_config_boosting.yaml",
+    ".venv/bin/python -m benchmarks.rollouts --quick",
+    ".venv/bin/python -m benchmarks.stages",
+)
+"""Commands that `make test` leaves to `make test-system`."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -94,15 +102,19 @@ def blocks(language: str) -> list[Block]:
     return found
 
 
-def commands() -> list[tuple[str, str]]:
-    """Every command line once, with the first document that has it."""
+def commands() -> list[Any]:
+    """Every command line once, after the name of the first document that has it."""
     found: dict[str, str] = {}
     for block in blocks("sh"):
         joined = block.text.replace("\\\n", " ")
         for line in joined.splitlines():
             if line.strip() and not line.startswith("#"):
                 found.setdefault(line.strip(), block.document.name)
-    return [(document, command) for command, document in found.items()]
+    assert set(SLOW) <= found.keys()
+    return [
+        pytest.param(document, command, marks=[pytest.mark.system] if command in SLOW else [])
+        for command, document in found.items()
+    ]
 
 
 def moved(text: str, service: Running) -> str:

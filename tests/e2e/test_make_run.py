@@ -186,6 +186,7 @@ def test_an_interrupted_training_command_stops_its_job(first: Running) -> None:
     running.wait_for(has_ended, 30)
 
 
+@pytest.mark.system
 @pytest.mark.timeout(400)
 def test_two_copies_run_side_by_side_and_a_killed_one_is_cleaned_up(
     first: Running, second: Running

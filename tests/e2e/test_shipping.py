@@ -58,6 +58,7 @@ def test_the_build_exports_a_model_that_every_user_may_read(image: Image) -> Non
     assert closed == []
 
 
+@pytest.mark.system
 def test_the_services_of_compose_work_together(image: Image, ports: Environ) -> None:
     """`web` serves the champion of `mlflow`; `train` submits to it and ends with the job's code."""
     serve = image.serve

@@ -20,7 +20,7 @@ from tests.odd_models import Line, Raising, SometimesHanging
 from tests.stage import WEIGHTS, Stage
 
 RESTARTED_S = 60.0
-AWAY_S = 8.0
+AWAY_S = 4.0
 """How long MLflow is away: more than a step takes."""
 ROLLED_BACK_S = 60.0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from mlflow import MlflowClient
 
 from contract import names
@@ -16,6 +17,15 @@ from contract.registry import Candidate, Registry
 from contract.standing import Promotion, moves
 
 EXPERIMENT = "candidates"
+
+
+def each_write(count: int) -> pytest.MarkDecorator:
+    """A test for each of so many writes; those between the first and the last by `test-system`."""
+    between = range(1, count - 1)
+    numbers = [
+        pytest.param(at, marks=pytest.mark.system) if at in between else at for at in range(count)
+    ]
+    return pytest.mark.parametrize("writes", numbers)
 
 
 def promoter(client: MlflowClient, model_name: str, **lock: float) -> Promoter:

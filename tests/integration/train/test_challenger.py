@@ -17,12 +17,12 @@ from tests.integration.train.promoting import (
     assert_record_agrees,
     candidate,
     dying,
+    each_write,
     promoter,
     record,
     tags_by_version,
 )
 
-PAIRS = 10
 WHO = "somebody else"
 
 
@@ -268,18 +268,19 @@ def promote_by_hand(made: Promoter, version: str, start: threading.Barrier) -> b
     return made.promote_version(version, "by hand")
 
 
+@pytest.mark.parametrize("pairs", [3, pytest.param(10, marks=pytest.mark.system)])
 def test_rollout_and_person_at_once_end_with_one_champion(
-    mlflow_server: str, mlflow_client: MlflowClient
+    mlflow_server: str, mlflow_client: MlflowClient, pairs: int
 ) -> None:
-    """Ten pairs of moves: the person's counts, before or after; the record has no gap."""
-    name = "roll-pairs"
+    """Pairs of moves: the person's counts, before or after; the record has no gap."""
+    name = f"roll-pairs-{pairs}"
     with_rollouts(mlflow_client, name).promote_candidate(
         candidate(mlflow_client, "first"), None, "passed"
     )
     makers = [promoter(MlflowClient(mlflow_server, mlflow_server), name) for _ in range(2)]
     expected = 1
     with ThreadPoolExecutor(2) as pool:
-        for pair in range(PAIRS):
+        for pair in range(pairs):
             champion = makers[0].registry.champion()
             assert champion is not None
             other, challenger = (
@@ -300,7 +301,7 @@ def test_rollout_and_person_at_once_end_with_one_champion(
     assert_record_agrees(mlflow_client, name)
 
 
-@pytest.mark.parametrize("writes", range(3))
+@each_write(3)
 def test_job_that_dies_before_its_version_is_challenger_is_finished_by_the_next(
     mlflow_client: MlflowClient, writes: int
 ) -> None:
@@ -317,7 +318,7 @@ def test_job_that_dies_before_its_version_is_challenger_is_finished_by_the_next(
     assert sorted(tags_by_version(mlflow_client, name)) == ["1", "2"]
 
 
-@pytest.mark.parametrize("writes", range(6))
+@each_write(6)
 def test_promotion_of_a_challenger_that_dies_at_any_write_is_finished_by_the_next(
     mlflow_client: MlflowClient, writes: int
 ) -> None:
@@ -359,7 +360,7 @@ def test_record_of_a_cut_off_move_is_finished_though_the_old_champion_was_delete
     assert move.state == "done"
 
 
-@pytest.mark.parametrize("writes", range(4))
+@each_write(4)
 def test_drop_that_dies_at_any_write_is_finished_by_the_next(
     mlflow_client: MlflowClient, writes: int
 ) -> None:

@@ -24,12 +24,11 @@ from tests.integration.train.promoting import (
     assert_record_agrees,
     candidate,
     dying,
+    each_write,
     promoter,
     record,
     tags_by_version,
 )
-
-PAIRS = 20
 
 
 def promote_until_judged_right(made: Promoter, chosen: Candidate, start: threading.Barrier) -> str:
@@ -44,20 +43,21 @@ def promote_until_judged_right(made: Promoter, chosen: Candidate, start: threadi
 
 
 @pytest.mark.parametrize(
-    "twins",
+    ("twins", "pairs"),
     [
-        pytest.param(False, id="different models", marks=pytest.mark.system),
-        pytest.param(True, id="the same model"),
+        pytest.param(False, 20, id="different models", marks=pytest.mark.system),
+        pytest.param(True, 20, id="the same model", marks=pytest.mark.system),
+        pytest.param(True, 4, id="the same model, a few times"),
     ],
 )
-def test_twenty_pairs_at_once_end_with_one_champion_each(
-    mlflow_server: str, mlflow_client: MlflowClient, twins: bool
+def test_pairs_at_once_end_with_one_champion_each(
+    mlflow_server: str, mlflow_client: MlflowClient, twins: bool, pairs: int
 ) -> None:
-    """Two jobs start together, twenty times: no duplicate, and a record without a gap."""
-    model_name = f"pairs-{'twins' if twins else 'others'}"
+    """Two jobs start together, many times: no duplicate, and a record without a gap."""
+    model_name = f"pairs-{'twins' if twins else 'others'}-{pairs}"
     clients = [MlflowClient(mlflow_server, mlflow_server) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
-        for pair in range(PAIRS):
+        for pair in range(pairs):
             start = threading.Barrier(2)
             marks = [f"{pair}", f"{pair}" if twins else f"{pair}-other"]
             promoted = [
@@ -75,7 +75,7 @@ def test_twenty_pairs_at_once_end_with_one_champion_each(
     fingerprints = [
         tags[names.TAG_FINGERPRINT] for tags in tags_by_version(mlflow_client, model_name).values()
     ]
-    assert len(fingerprints) == len(set(fingerprints)) == (PAIRS if twins else 2 * PAIRS)
+    assert len(fingerprints) == len(set(fingerprints)) == (pairs if twins else 2 * pairs)
     assert len(record(mlflow_client, model_name)) == len(fingerprints)
     assert_record_agrees(mlflow_client, model_name)
     left = mlflow_client.search_experiments(filter_string=f"name LIKE '{model_name}.promotion.%'")
@@ -183,7 +183,7 @@ def test_locks_of_models_with_similar_names_are_apart(mlflow_client: MlflowClien
         assert (one.number, other.number) == (1, 1)
 
 
-@pytest.mark.parametrize("writes", range(7))
+@each_write(7)
 def test_job_that_dies_at_any_write_is_finished_by_the_next(
     mlflow_client: MlflowClient, writes: int
 ) -> None:
@@ -206,7 +206,7 @@ def test_job_that_dies_at_any_write_is_finished_by_the_next(
     assert made.promote_candidate(chosen, "2", "passed") == ("2", False, "promoted")
 
 
-@pytest.mark.parametrize("writes", range(5))
+@each_write(5)
 def test_rollback_that_dies_at_any_write_is_finished_by_the_next(
     mlflow_client: MlflowClient, writes: int
 ) -> None:
