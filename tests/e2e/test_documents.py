@@ -199,6 +199,7 @@ def test_every_make_target_that_is_named_exists() -> None:
         assert named <= targets, document.name
 
 
+@pytest.mark.system
 @pytest.mark.timeout(300)
 def test_the_project_installs_into_an_environment_of_ones_own(tmp_path: Path) -> None:
     """`pip install -e .` makes the four packages importable from anywhere."""

@@ -24,7 +24,7 @@ def test_a_change_of_the_code_is_deployed_while_the_system_runs(
         # Serve prints this when it begins to watch.
         log = root / "var" / "logs" / "serve.log"
         running.wait_for(lambda: "is ready at" in log.read_text(), 60)
-        routes = root / "serve_app" / "routes.py"
+        routes = root / "serve_app" / "http" / "routes.py"
         changed = routes.read_text().replace('PlainTextResponse("Ok")', 'PlainTextResponse("Hi")')
 
         def is_deployed() -> bool:

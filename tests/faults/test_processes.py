@@ -47,7 +47,7 @@ def test_a_worker_that_stands_still_is_soon_asked_no_more(system: System) -> Non
         try:
             time.sleep(OUT_S)
             with system.traffic(per_s=20.0) as later:
-                time.sleep(5.0)
+                time.sleep(3.0)
                 seen = later.stop().check()
         finally:
             if stopped.is_running():

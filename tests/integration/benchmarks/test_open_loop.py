@@ -20,8 +20,8 @@ import pytest
 from benchmarks.open_loop import Task
 
 ROOT = Path(__file__).parents[3]
-RATE = 200.0
-SECONDS = 2.0
+RATE = 400.0
+SECONDS = 1.0
 
 Answer = Callable[[int], tuple[int, bytes, float]]
 """The number of a request -> status, body, and seconds to stall everybody first."""
@@ -112,20 +112,20 @@ def test_every_request_of_the_schedule_is_sent_and_answered(arrivals: str) -> No
 
 
 def test_what_waits_while_the_server_stalls_is_measured_with_its_wait() -> None:
-    """One stall of half a second is met by the hundred requests that were due in it.
+    """One stall of a quarter of a second is met by the hundred requests that were due in it.
 
     A generator that waits for answers before it sends on would see one slow request in four
     hundred, and call its 90th percentile quick.
     """
 
     def stalls_once(number: int) -> tuple[int, bytes, float]:
-        return 200, b'{"result": 1.5}', 0.5 if number == 200 else 0.0
+        return 200, b'{"result": 1.5}', 0.25 if number == 200 else 0.0
 
     with server(stalls_once) as port:
         found = outcome(port)
     assert found["errors"] == {}
-    assert found["max_ms"] > 490
-    assert found["p90_ms"] > 200
+    assert found["max_ms"] > 240
+    assert found["p90_ms"] > 100
     assert found["p50_ms"] < 100
 
 

@@ -35,7 +35,7 @@ def serve(
 ) -> Iterator[Serve]:
     """Serve a model directory, with another change of serve_config.yaml if that is given.
 
-    The first call starts a system; each later one, which takes half the time, replaces what it
+    One ingress and one worker do. The first call starts a system; each later one, which takes half the time, replaces what it
     serves. So a module calls it once, and keeps what is returned to itself.
     """
     root = running.copy_project(tmp_path_factory.mktemp("shared") / "project")
@@ -47,6 +47,8 @@ def serve(
         def with_model(config: Config) -> None:
             served = {"model_served": "local", "model_dir": str(directory)}
             config["applications"][0]["args"].update(served)
+            for one in config["applications"][0]["deployments"]:
+                one.get("autoscaling_config", {}).update(min_replicas=1)
 
         (root / "serve_config.yaml").write_text(shipped)
         for one in (with_model, *([change] if change else [])):
