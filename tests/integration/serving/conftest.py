@@ -35,8 +35,9 @@ def serve(
 ) -> Iterator[Serve]:
     """Serve a model directory, with another change of serve_config.yaml if that is given.
 
-    One ingress and one worker do. The first call starts a system; each later one, which takes half the time, replaces what it
-    serves. So a module calls it once, and keeps what is returned to itself.
+    One ingress and one worker do. The first call starts a system; each later one, which takes half
+    the time, replaces what it serves. So a module calls it once, and keeps what is returned to
+    itself.
     """
     root = running.copy_project(tmp_path_factory.mktemp("shared") / "project")
     shipped = (root / "serve_config.yaml").read_text()
