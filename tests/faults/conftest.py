@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class System:
     """A running system, and faults for it."""
 
     service: Running
+    known: set[int] = field(default_factory=set)
+    """Replicas, by process, that were there when a test began and have heard of each other."""
 
     @contextmanager
     def traffic(self, per_s: float = PER_S, **options: Any) -> Iterator[Traffic]:
@@ -139,5 +141,8 @@ def system(shared_system: System) -> Iterator[System]:
         BACK_S,
     )
     running.wait_for(shared_system.service.is_ready, BACK_S)
-    time.sleep(1.0)  # the ingresses have heard of all of them
+    replicas = {*shared_system.pids("Ingress"), *shared_system.pids("ModelWorker")}
+    if replicas != shared_system.known:
+        time.sleep(1.0)  # until the ingresses have heard of all of them
+        shared_system.known = replicas
     yield shared_system

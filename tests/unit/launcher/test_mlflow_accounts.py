@@ -8,6 +8,8 @@ from contract import tracking
 from launcher import mlflow_accounts
 from launcher.__main__ import main
 from launcher.errors import SettingError
+from tests.integration.deploy import compose
+from train import signing
 
 
 def test_secrets_are_for_their_owner_only_and_each_is_another(tmp_path: Path) -> None:
@@ -27,6 +29,21 @@ def test_secrets_are_for_their_owner_only_and_each_is_another(tmp_path: Path) ->
     ]
     assert [one.user for one in found if one] == list(mlflow_accounts.ACCOUNTS)
     assert len({one.password for one in found if one}) == 3
+
+
+def test_the_production_file_names_what_the_commands_make(tmp_path: Path) -> None:
+    """`launcher secrets` and `train signing-key`; the certificate is one's own."""
+    made = {file.name for file in mlflow_accounts.make_secrets(tmp_path)}
+    pems = {file.name for file in signing.make_keys(tmp_path / "signing")}
+    content = compose.read(compose.PRODUCTION)
+    files = {Path(one["file"]).name for one in content["secrets"].values()}
+    assert files == {*made, "tls.pem"}
+    web = content["services"]["web"]
+    assert "./var/secrets/signing:/run/signing:ro" in web["volumes"]
+    named = [Path(one) for one in web["environment"].values() if one.startswith("/run/signing/")]
+    assert {one.name for one in named} == pems
+    job = content["services"]["train"]["environment"]
+    assert job.items() <= web["environment"].items()
 
 
 def test_secrets_that_are_there_stay(tmp_path: Path) -> None:
