@@ -172,7 +172,10 @@ def test_in_production_nothing_starts_without_keys_and_accounts() -> None:
     web = PRODUCTION["web"]
     assert web["environment"]["ENDEAVOUR_ENV"] == "production"
     assert web["environment"]["ENDEAVOUR_API_KEYS_FILE"].startswith("/run/keys/")
-    assert web["volumes"] == ["./var/secrets/keys:/run/keys:ro"]
+    assert web["volumes"] == [
+        "./var/secrets/keys:/run/keys:ro",
+        "./var/secrets/signing:/run/signing:ro",
+    ]
     assert web["depends_on"]["accounts"]["condition"] == "service_completed_successfully"
     assert "--app-name=basic-auth" in PRODUCTION["mlflow"]["command"][-1]
 
