@@ -134,7 +134,7 @@ class Stages:
 async def measured(model: Model, rows: int) -> list[tuple[str, float]]:
     """Return each stage with its median time in microseconds."""
     stages = Stages(model, rows)
-    server = Server(stages.instant)
+    server = Server(lambda *_: stages.predictions)
     line = await Line.open("127.0.0.1", await server.start("127.0.0.1"), server.secret)
     try:
         return [(name, await median_us(step)) for name, step in await stages.steps(line)]

@@ -1,33 +1,108 @@
-"""A bound on a wait, for the request path: `asyncio.timeout` at a quarter of its price.
+"""Bounds on waits, for the request path: `asyncio.timeout` at a fraction of its price.
 
-`asyncio.timeout` asks for the running loop, which is a system call in Python 3.11, and for the
-current task, and reschedules itself on entry. Three of them stand in the way of each request.
+`asyncio.timeout` asks for the running loop, which is a system call in Python 3.11, and gives the
+event loop a timer for each wait. Four of them stand in the way of each request, and hardly any
+ever rings.
 """
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 
-class Deadline:
-    """Raises TimeoutError in the task that is inside for longer than `delay_s`.
+class Alarms:
+    """Alarms that all ring `delay_s` after they were set, so whatever is set first rings first.
 
-    As with `asyncio.timeout`, a cancellation from elsewhere stays one. A context manager for one
-    use, inside a task of `loop`.
+    One timer of the event loop's is enough for all of them. To be used on one event loop.
     """
 
-    __slots__ = ("_cancelling", "_has_passed", "_task", "_timer")
+    __slots__ = ("_due", "_timer", "delay_s")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, delay_s: float) -> None:
+    def __init__(self, delay_s: float) -> None:
+        self.delay_s = delay_s
+        self._due: dict[object, tuple[float, Callable[[], None]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, loop: asyncio.AbstractEventLoop, key: object, ring: Callable[[], None]) -> None:
+        """Call `ring` in `delay_s`, unless `key` is stopped before."""
+        until = loop.time() + self.delay_s
+        self._due[key] = (until, ring)
+        if self._timer is None:
+            self._timer = loop.call_at(until, self._look, loop)
+
+    def stop(self, key: object) -> None:
+        """Forget an alarm; no error if it has rung, or was never set."""
+        self._due.pop(key, None)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ring what is due, and look again when the next is."""
+        while self._due:
+            key, (until, ring) = next(iter(self._due.items()))
+            if until > loop.time():
+                self._timer = loop.call_at(until, self._look, loop)
+                return
+            del self._due[key]
+            ring()
+        self._timer = None
+
+
+class Alarm(Alarms):
+    """One alarm with a time of its own."""
+
+    __slots__ = ()
+
+    def stop(self, key: object) -> None:
+        """Forget it, and its timer too: many that ring late would add up."""
+        super().stop(key)
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class Interrupt:
+    """Ends what its task waits for, by a cancellation that others can be told from.
+
+    To be made in a task of `loop`, for one use.
+    """
+
+    __slots__ = ("_cancelling", "_is_struck", "_task")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._task: asyncio.Task[Any] | None = asyncio.current_task(loop)
         self._cancelling = self._task.cancelling() if self._task is not None else 0
-        self._has_passed = False
-        self._timer = loop.call_later(delay_s, self._pass)
+        self._is_struck = False
 
-    def _pass(self) -> None:
-        self._has_passed = True
+    def strike(self) -> None:
+        """Cancel the task."""
         if self._task is not None:
+            self._is_struck = True
             self._task.cancel()
+
+    def has_ended(self, kind: type[BaseException] | None) -> bool:
+        """Whether the block that ends with an error of that kind was ended by `strike` alone.
+
+        To be called once, when it ends; nothing strikes after that.
+        """
+        task, self._task = self._task, None
+        if not self._is_struck or task is None:
+            return False
+        # A higher count says that somebody else has cancelled the task as well.
+        is_ours = task.uncancel() <= self._cancelling
+        return is_ours and kind is asyncio.CancelledError
+
+
+class Deadline(Interrupt):
+    """Raises TimeoutError in the task that is inside when its alarm rings.
+
+    As with `asyncio.timeout`, a cancellation from elsewhere stays one. A context manager.
+    """
+
+    __slots__ = ("_alarms",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, alarms: Alarms) -> None:
+        super().__init__(loop)
+        self._alarms = alarms
+        alarms.set(loop, self, self.strike)
 
     def __enter__(self) -> None:
         return None
@@ -38,11 +113,6 @@ class Deadline:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._timer.cancel()
-        task, self._task = self._task, None
-        if not self._has_passed or task is None:
-            return
-        # A higher count says that somebody else has cancelled the task as well.
-        is_ours = task.uncancel() <= self._cancelling
-        if is_ours and kind is asyncio.CancelledError:
+        self._alarms.stop(self)
+        if self.has_ended(kind):
             raise TimeoutError from error

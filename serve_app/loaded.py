@@ -10,9 +10,8 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from ray import serve
@@ -28,8 +27,7 @@ QUICK_S: Final = 0.002
 """A model that answers within this may hold up the event loop: handing over takes as long."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What one ingress asks for."""
 
     rows: Rows
@@ -114,11 +112,14 @@ class LoadedVersion:
         join = serve.batch(max_batch_size=MAX_CALLS_PER_BATCH, batch_wait_timeout_s=0)
         self._batch: Callable[[Call], Awaitable[Predictions]] = join(_answering(self._held))
 
-    async def predict(self, call: Call) -> Predictions:
-        """Return one outcome for each row of a call."""
+    def predict(self, call: Call) -> Predictions | Awaitable[Predictions]:
+        """Return one outcome for each row of a call: now if the model is quick and idle."""
         rows = len(call.rows)
         if self._pace.is_quick(rows) and not self.recorder.is_busy:
             return self._predict_all([call], rows)[0]
+        return self._joined(call, rows)
+
+    async def _joined(self, call: Call, rows: int) -> Predictions:
         # Counted down here: a call that is cancelled while it waits never reaches `_batch`.
         with self.recorder.queued(rows):
             answer: Predictions = await self._batch(call)
@@ -139,6 +140,8 @@ class LoadedVersion:
         begun = time.monotonic()
         self.recorder.begin(begun)
         try:
+            if len(calls) == 1:
+                return self._outcomes(calls, calls[0].wants_probabilities)
             kinds: dict[bool, list[int]] = defaultdict(list)
             for at, call in enumerate(calls):
                 kinds[call.wants_probabilities].append(at)
@@ -154,10 +157,16 @@ class LoadedVersion:
 
     def _outcomes(self, calls: list[Call], wants_probabilities: bool) -> list[Predictions]:
         predict = self._model.probabilities if wants_probabilities else self._model.predict
-        rows = calls[0].rows if len(calls) == 1 else np.concatenate([call.rows for call in calls])
+        if len(calls) == 1:
+            rows, sizes = calls[0].rows, calls[0].sizes
+        else:
+            rows = np.concatenate([call.rows for call in calls])
+            sizes = tuple(chain.from_iterable(call.sizes for call in calls))
         begun = time.monotonic()
-        outcome = predict(rows, tuple(chain.from_iterable(call.sizes for call in calls)))
+        outcome = predict(rows, sizes)
         took_s = time.monotonic() - begun
         outcome = Predictions(outcome.values, outcome.errors, took_s, len(rows))
+        if len(calls) == 1:
+            return [outcome]
         ends = accumulate((len(call.rows) for call in calls), initial=0)
         return [outcome.part(start, end) for start, end in pairwise(ends)]

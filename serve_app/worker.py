@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import ray
@@ -100,7 +100,7 @@ class ModelWorker:
             lambda version: registry.load(version, settings), settings.load_timeout_s
         )
         self._deadline_s = settings.limits.deadline_s
-        self._server = Server(self.predict, self._busy_s)
+        self._server = Server(self._answer, self._busy_s)
         self._address = await self._listen()
         worker = serve.get_replica_context().replica_id.unique_id
         ask = following.handle_ask(controller.follow_orders, lambda: worker, self._report)
@@ -168,10 +168,16 @@ class ModelWorker:
         `sizes` are the row counts of the requests in `rows`, which fail each by itself. Raises
         VersionNotHeldError.
         """
+        found = self._answer(rows, sizes, ask)
+        return found if isinstance(found, Predictions) else await found
+
+    def _answer(
+        self, rows: Rows, sizes: tuple[int, ...], ask: Ask
+    ) -> Predictions | Awaitable[Predictions]:
         loaded = self._shelf.held.get(ask.version)
         if loaded is None:
             raise VersionNotHeldError(f"version {ask.version} is not loaded here")
-        return await loaded.predict(Call(rows, sizes, ask.wants_probabilities))
+        return loaded.predict(Call(rows, sizes, ask.wants_probabilities))
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what `scaling.worker_policy` decides by; called by Serve."""

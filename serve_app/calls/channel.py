@@ -30,8 +30,8 @@ MAX_HELLO_BYTES: Final = 1024
 
 STUCK_S: Final = 3.0
 
-Answer = Callable[[Rows, tuple[int, ...], Ask], Awaitable[Predictions]]
-"""(rows, row counts of the requests in them, what is asked) -> one outcome a row."""
+Answer = Callable[[Rows, tuple[int, ...], Ask], Predictions | Awaitable[Predictions]]
+"""(rows, row counts of the requests in them, what is asked) -> one outcome a row, now or later."""
 
 
 class LineLostError(Exception):
@@ -111,21 +111,38 @@ class Server:
         for connection in list(self.connections):
             connection.close()
 
-    def run(self, rows: Rows, head: Head, reply: Callable[..., None]) -> asyncio.Task[None]:
-        """Answer one call, in time, by `reply(head, array)`."""
-        task = asyncio.get_running_loop().create_task(self._run(rows, head, reply))
+    def run(self, rows: Rows, head: Head, reply: Callable[..., None]) -> asyncio.Task[None] | None:
+        """Answer one call by `reply(head, array)`: now, or by the task that is returned."""
+        try:
+            found = self._answer(rows, tuple(head["sizes"]), Ask(*head["ask"]))
+        except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets an answer
+            reply(*_failed(head, error))
+            return None
+        if isinstance(found, Predictions):
+            reply(*_answered(head, found))
+            return None
+        task = asyncio.get_running_loop().create_task(self._wait(found, head, reply))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
         return task
 
-    async def _run(self, rows: Rows, head: Head, reply: Callable[..., None]) -> None:
+    async def _wait(
+        self, found: Awaitable[Predictions], head: Head, reply: Callable[..., None]
+    ) -> None:
         try:
-            found = await self._answer(rows, tuple(head["sizes"]), Ask(*head["ask"]))
-            errors = {str(at): why for at, why in found.errors.items()}
-            took = {"model_s": found.model_s, "model_rows": found.model_rows}
-            reply({"id": head["id"], "errors": errors, **took}, found.values)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets an answer
-            reply({"id": head["id"], "failed": f"{type(error).__name__}: {error}"})
+            reply(*_answered(head, await found))
+        except Exception as error:  # noqa: BLE001  # as above
+            reply(*_failed(head, error))
+
+
+def _answered(call: Head, found: Predictions) -> tuple[Head, Array]:
+    errors = {str(at): why for at, why in found.errors.items()}
+    took = {"model_s": found.model_s, "model_rows": found.model_rows}
+    return {"id": call["id"], "errors": errors, **took}, found.values
+
+
+def _failed(call: Head, error: Exception) -> tuple[Head]:
+    return ({"id": call["id"], "failed": f"{type(error).__name__}: {error}"},)
 
 
 class _Served(_Frames):
@@ -164,8 +181,9 @@ class _Served(_Frames):
         else:
             number = head["id"]
             call = self._server.run(wire.array_of(head, payload), head, self._send)
-            self._calls[number] = call
-            call.add_done_callback(lambda _: self._calls.pop(number, None))
+            if call is not None:
+                self._calls[number] = call
+                call.add_done_callback(lambda _: self._calls.pop(number, None))
 
     def _trust(self, head: Head) -> None:
         sent = str(head.get("secret", "")).encode()

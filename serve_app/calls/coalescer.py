@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 
 from serve_app.calls.pace import Cost, Pace
-from serve_app.deadline import Deadline
+from serve_app.deadline import Alarm, Alarms, Deadline
 from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedError
 from serve_app.models.predictions import Predictions, concatenate
 from serve_app.records.rows import Rows
@@ -66,7 +66,7 @@ class Coalescer:
         self._max_rows_per_call = max_rows_per_call
         self._max_calls_under_way = max_calls_under_way
         self._max_queued_rows = max_queued_rows
-        self._deadline_s = deadline_s
+        self._deadlines = Alarms(deadline_s)
         self._small: Queue = OrderedDict()
         self._large: Queue = OrderedDict()
         self._queued_rows = 0
@@ -95,16 +95,18 @@ class Coalescer:
                 f"{self._queued_rows} rows are waiting, at most {self._max_queued_rows} may: "
                 "try again later"
             )
-        wait_s = self._deadline_s if within_s is None else min(within_s, self._deadline_s)
+        deadlines: Alarms = self._deadlines
+        if within_s is not None and within_s < deadlines.delay_s:
+            deadlines = Alarm(within_s)
         step = max(1, self._room() // 2)
         queue = self._small if len(rows) <= step else self._large
         parts = [self._enqueue(queue, rows[at : at + step]) for at in range(0, len(rows), step)]
         self._plan_calls()
         try:
-            with Deadline(self._loop, wait_s):
+            with Deadline(self._loop, deadlines):
                 return await _joined(parts)
         except TimeoutError as error:
-            raise _late(wait_s) from error
+            raise _late(deadlines.delay_s) from error
         finally:
             self._forget(parts)
 
@@ -209,7 +211,7 @@ class Coalescer:
         blocks = [rows for _, rows in batch]
         sizes = tuple(map(len, blocks))
         try:
-            with Deadline(self._loop, self._deadline_s):
+            with Deadline(self._loop, self._deadlines):
                 predictions = await self._call(
                     blocks[0] if len(blocks) == 1 else np.concatenate(blocks), sizes
                 )
@@ -219,7 +221,7 @@ class Coalescer:
             for (answer, _), (start, end) in zip(batch, pairwise(ends), strict=True):
                 _settle(answer, predictions if len(batch) == 1 else predictions.part(start, end))
         except TimeoutError:
-            _fail(batch, _late(self._deadline_s))
+            _fail(batch, _late(self._deadlines.delay_s))
         except BaseException as error:  # noqa: BLE001  # CancelledError too: everyone gets an answer
             _fail(batch, error)
 

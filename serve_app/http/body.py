@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.types import Receive
 
-from serve_app.deadline import Deadline
+from serve_app.deadline import Alarm, Alarms, Deadline
 from serve_app.errors import BodyTimeoutError, BodyTooLargeError
 
 _MOST_DIGITS: Final = 18
@@ -28,46 +28,54 @@ class ClientGoneError(Exception):
     """The client hung up while its body was read: nobody waits for an answer."""
 
 
-async def read(
-    headers: Mapping[bytes, bytes],
-    receive: Receive,
-    limits: Limits,
-    grow: Callable[[int], None] = lambda size: None,
-) -> bytes:
-    """Return the whole body, or stop reading as soon as it is over a limit.
+class Reader:
+    """Reads bodies within limits. To be used on one event loop."""
 
-    `grow` is told how much has come. Raises BodyTooLargeError, BodyTimeoutError, ClientGoneError,
-    and what `grow` raises.
-    """
-    declared = headers.get(b"content-length", b"")
-    if len(declared) > _MOST_DIGITS or (
-        declared.isdigit() and int(declared) > limits.max_body_bytes
-    ):
-        raise _too_large(limits)
-    return await _received(receive, limits, grow)
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._stall = Alarms(limits.body_stall_s)
 
+    async def read(
+        self,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        grow: Callable[[int], None] = lambda size: None,
+    ) -> bytes:
+        """Return the whole body, or stop reading as soon as it is over a limit.
 
-async def _received(receive: Receive, limits: Limits, grow: Callable[[int], None]) -> bytes:
-    loop = asyncio.get_running_loop()
-    until = loop.time() + limits.body_timeout_s
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        try:
-            with Deadline(loop, min(limits.body_stall_s, until - loop.time())):
-                message = await receive()
-        except TimeoutError as error:
-            raise _too_slow(limits, loop.time() >= until) from error
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limits.max_body_bytes:
-            raise _too_large(limits)
-        grow(len(chunk))
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        `grow` is told how much has come. Raises BodyTooLargeError, BodyTimeoutError,
+        ClientGoneError, and what `grow` raises.
+        """
+        declared = headers.get(b"content-length", b"")
+        if len(declared) > _MOST_DIGITS or (
+            declared.isdigit() and int(declared) > self._limits.max_body_bytes
+        ):
+            raise _too_large(self._limits)
+        return await self._received(receive, grow)
+
+    async def _received(self, receive: Receive, grow: Callable[[int], None]) -> bytes:
+        limits = self._limits
+        loop = asyncio.get_running_loop()
+        until = loop.time() + limits.body_timeout_s
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            left_s = until - loop.time()
+            try:
+                with Deadline(loop, self._stall if left_s > self._stall.delay_s else Alarm(left_s)):
+                    message = await receive()
+            except TimeoutError as error:
+                raise _too_slow(limits, loop.time() >= until) from error
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limits.max_body_bytes:
+                raise _too_large(limits)
+            grow(len(chunk))
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _too_slow(limits: Limits, is_over: bool) -> BodyTimeoutError:

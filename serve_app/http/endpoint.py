@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from serve_app.deadline import Alarms
 from serve_app.errors import (
     MAX_REPORTED_ERRORS,
     DeadlineExceededError,
@@ -18,7 +19,7 @@ from serve_app.errors import (
 from serve_app.http import answers, body
 from serve_app.http.answers import REQUEST_ID, Headers
 from serve_app.http.gate import Gate
-from serve_app.http.watch import Watch
+from serve_app.http.watch import AFTER_S, Watch
 from serve_app.models.predictions import NO_ROWS, Predictions
 from serve_app.protocols import media
 from serve_app.protocols.question import Answer, Head, Question, Read
@@ -65,7 +66,9 @@ class Endpoint:
     ) -> None:
         self._read = read
         self._predict = predict
-        self._limits = limits
+        self._bodies = body.Reader(limits)
+        self._hang_ups = Alarms(AFTER_S)
+        self._max_body_bytes = limits.max_body_bytes
         self._gate = gate
         self._headers = headers
         self._takes = takes
@@ -88,7 +91,7 @@ class Endpoint:
                 send,
                 self._members(problem),
                 self._headers,
-                self._limits.max_body_bytes,
+                self._max_body_bytes,
             )
         else:
             headers = [
@@ -115,10 +118,10 @@ class Endpoint:
         except OverloadedError as error:
             raise answers.leave_unread(error, scope["headers"]) from None
         with self._gate.body() as counted:
-            content = await body.read(headers, receive, self._limits, counted.grow)
+            content = await self._bodies.read(headers, receive, counted.grow)
             self._gate.enter()
             try:
-                with Watch(asyncio.get_running_loop(), receive):
+                with Watch(asyncio.get_running_loop(), self._hang_ups, receive):
                     return await self._let_in(head, content, until, scope)
             finally:
                 self._gate.leave()

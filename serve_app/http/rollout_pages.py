@@ -64,7 +64,8 @@ class RolloutPages:
         self._labels = None if labels is None else frozenset(labels)
         types = {int} if labels is None else {type(one) for one in labels}
         self._types = types | {int, float} if types & {int, float} else types
-        self._limits = replace(limits, max_body_bytes=min(MOST_BYTES, limits.max_body_bytes))
+        most = min(MOST_BYTES, limits.max_body_bytes)
+        self._bodies = body.Reader(replace(limits, max_body_bytes=most))
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -113,7 +114,7 @@ class RolloutPages:
         if b"content-encoding" in headers:
             media.check_encoding(headers[b"content-encoding"])
         try:
-            content = await body.read(headers, request.receive, self._limits)
+            content = await self._bodies.read(headers, request.receive)
         except body.ClientGoneError:
             raise ClientDisconnect from None
         document = strict_json.loads_unique(content)

@@ -61,26 +61,30 @@ def predict(
     record at fault is found: between requests first, then inside of them, largest blocks first.
     Blocks that still raise when the calls are used up have failed as they are.
     """
+    values, error = _tried(estimate, rows, width)
+    if error is None:
+        return [Block(0, values)], {}
     found: list[Block] = []
     faults: dict[int, str] = {}
     between: deque[_Raising] = deque()
     within: deque[_Raising] = deque()
 
-    def ask(cuts: Sequence[int]) -> None:
-        start, end = cuts[0], cuts[-1]
-        values, error = _tried(estimate, rows[start:end], width)
-        if error is None:
-            found.append(Block(start, values))
-        elif end - start == 1:
+    def note(cuts: Sequence[int], error: BaseException) -> None:
+        if cuts[-1] - cuts[0] == 1:
             faults.update(_Raising(cuts, error).faults())
         else:
             (within if len(cuts) == 2 else between).append(_Raising(cuts, error))  # noqa: PLR2004
 
-    ask(tuple(accumulate(sizes, initial=0)))
+    note(tuple(accumulate(sizes, initial=0)), error)
     while (raising := between or within) and max_extra_calls > 1:
         max_extra_calls -= 2
         for half in raising.popleft().halves():
-            ask(half)
+            start, end = half[0], half[-1]
+            values, error = _tried(estimate, rows[start:end], width)
+            if error is None:
+                found.append(Block(start, values))
+            else:
+                note(half, error)
     for block in (*between, *within):
         faults.update(block.faults())
     return found, faults

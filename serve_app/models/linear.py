@@ -31,9 +31,9 @@ def arithmetic(estimator: Any) -> Step | None:
     *scalers, last = steps
     if not all(type(one) is StandardScaler for one in scalers) or not _is_sum(last):
         return None
-    if not scalers:
-        return _sum(last)
-    return _in_turn([*map(_scaling, scalers), _sum(last)])
+    steps = [*map(_scaling, scalers), _sum(last)]
+    # Sums give no other warnings than NumPy's.
+    return np.errstate(all="ignore")(steps[0] if len(steps) == 1 else _in_turn(steps))
 
 
 def _is_sum(estimator: Any) -> bool:

@@ -63,8 +63,8 @@ class Model:
 
     def _taking_rows(self, predict: Predict) -> Predict:
         if self.signature.is_numeric:
-            return predict
-        return lambda rows: predict(frame(rows, self.signature.columns))
+            return unwarned()(predict)
+        return unwarned()(lambda rows: predict(frame(rows, self.signature.columns)))
 
 
 @contextlib.contextmanager
@@ -82,8 +82,7 @@ def _predict(
     estimate: Predict, rows: Rows, sizes: Sequence[int], width: tuple[int, ...]
 ) -> Predictions:
     """Predict all rows, those at fault told apart; `width` is the shape of one row's answer."""
-    with unwarned():
-        blocks, errors = blame.predict(estimate, rows, sizes or (len(rows),), width)
+    blocks, errors = blame.predict(estimate, rows, sizes or (len(rows),), width)
     values = _joined(blocks, (len(rows), *width))
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)

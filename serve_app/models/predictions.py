@@ -1,22 +1,22 @@
 """What a worker answers: one outcome for each row."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+NO_ERRORS: Final[Mapping[int, str]] = {}
 
-@dataclass(frozen=True, slots=True)
-class Predictions:
+
+class Predictions(NamedTuple):
     """Values of shape (records,), or (records, classes) for probabilities, and what failed.
 
     `errors` maps the index of a record that has no answer to the reason; its value is undefined.
     """
 
     values: npt.NDArray[Any]
-    errors: Mapping[int, str] = field(default_factory=dict)
+    errors: Mapping[int, str] = NO_ERRORS
     model_s: float = 0.0
     """Seconds that the model took for the batch that these were in."""
     model_rows: int = 0
@@ -24,6 +24,8 @@ class Predictions:
 
     def part(self, start: int, end: int) -> "Predictions":
         """Return the outcomes of rows `start` to `end`, indexed anew from 0."""
+        if not self.errors:
+            return Predictions(self.values[start:end], NO_ERRORS, self.model_s, self.model_rows)
         # Whichever are fewer: a call may be made of thousands of small requests that all failed.
         rows = range(start, end)
         found = rows if len(rows) < len(self.errors) else self.errors

@@ -1,7 +1,6 @@
 """What a request asks of the model, in whatever protocol it came."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -20,8 +19,7 @@ class Answer(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """What a protocol reads of a request's head."""
 
     media_type: str
@@ -44,8 +42,7 @@ class Head:
         return value == "true"
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """Rows for the model, and how its predictions become an answer."""
 
     rows: Rows

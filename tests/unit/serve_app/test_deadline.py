@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.deadline import Deadline
+from serve_app.deadline import Alarm, Alarms, Deadline
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -22,7 +22,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 async def wait(delay_s: float, work_s: float) -> str:
     """Work under a deadline."""
-    with Deadline(asyncio.get_running_loop(), delay_s):
+    with Deadline(asyncio.get_running_loop(), Alarms(delay_s)):
         await asyncio.sleep(work_s)
     return "done"
 
@@ -68,7 +68,10 @@ def test_an_error_passes_through() -> None:
     """As it is."""
 
     async def scenario() -> None:
-        with pytest.raises(ValueError, match="mine"), Deadline(asyncio.get_running_loop(), 5):
+        with (
+            pytest.raises(ValueError, match="mine"),
+            Deadline(asyncio.get_running_loop(), Alarms(5)),
+        ):
             raise ValueError("mine")
 
     run(scenario())
@@ -81,12 +84,64 @@ def test_deadlines_nest(outer_s: float, inner_s: float) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         ended = []
-        with pytest.raises(TimeoutError), Deadline(loop, outer_s):
+        with pytest.raises(TimeoutError), Deadline(loop, Alarms(outer_s)):
             try:
                 await wait(inner_s, 5)
             except TimeoutError:
                 ended.append("inner")
                 raise
         assert ended == (["inner"] if inner_s < outer_s else [])
+
+    run(scenario())
+
+
+def test_many_deadlines_need_one_timer() -> None:
+    """Each passes at its own time, those that ended before never, and new ones count anew."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        alarms = Alarms(0.1)
+        begun = loop.time()
+        passed: dict[int, float] = {}
+
+        async def waits(number: int, delay_s: float, work_s: float) -> None:
+            await asyncio.sleep(delay_s)
+            try:
+                with Deadline(loop, alarms):
+                    await asyncio.sleep(work_s)
+            except TimeoutError:
+                passed[number] = loop.time() - begun - delay_s
+
+        works = {0: (0.0, 0.0), 1: (0.0, 5.0), 2: (0.05, 5.0), 3: (0.07, 0.0), 4: (0.3, 5.0)}
+        timers = []
+        call_at = loop.call_at
+
+        def counted(when: float, *call: Any, **context: Any) -> asyncio.TimerHandle:
+            if call[0] == alarms._look:
+                timers.append(when)
+            return call_at(when, *call, **context)
+
+        loop.call_at = counted  # type: ignore[method-assign,assignment]
+        await asyncio.gather(*(waits(number, *work) for number, work in works.items()))
+        assert sorted(passed) == [1, 2, 4]
+        assert all(0.09 < took_s < 0.3 for took_s in passed.values())
+        assert len(timers) == 3  # the first, the one after it, and the last
+
+    run(scenario())
+
+
+def test_the_timer_of_an_alarm_for_one_ends_with_it() -> None:
+    """A client's own deadline leaves nothing behind."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        alarm = Alarm(30)
+        with Deadline(loop, alarm):
+            timer = alarm._timer
+            assert timer is not None
+            assert not timer.cancelled()
+        assert timer.cancelled()
+        with pytest.raises(TimeoutError), Deadline(loop, Alarm(0.01)):
+            await asyncio.sleep(5)
 
     run(scenario())

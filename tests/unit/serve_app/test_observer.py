@@ -80,7 +80,7 @@ class FakeWorkers(Workers):
 
 def numbers(shift: float = 0.0, model_s: float = 0.002, **changes: Any) -> Predictions:
     """One number a row, as a model gives them that was asked for these rows alone."""
-    return replace(Predictions(ROWS[:, 0] + shift, {}, model_s, MANY), **changes)
+    return Predictions(ROWS[:, 0] + shift, {}, model_s, MANY)._replace(**changes)
 
 
 async def idle(observer: Observer) -> None:
@@ -217,7 +217,7 @@ def test_before_the_spread_is_known_nothing_is_called_otherwise() -> None:
 
     async def scenario() -> None:
         few = Predictions(np.ones(1), {}, 0.002, 1)
-        workers = FakeWorkers(v1=few, v2=replace(few, values=np.full(1, 99.0)))
+        workers = FakeWorkers(v1=few, v2=few._replace(values=np.full(1, 99.0)))
         observer = Observer(workers, Policy())
         observer.turn(table())
         for calls in range(1, MANY + 1):
@@ -252,7 +252,7 @@ def test_a_new_champion_has_a_spread_of_its_own() -> None:
 def test_labels_are_compared_as_labels_though_they_are_numbers() -> None:
     """The class next to it is as wrong as any other."""
     digits = Predictions(np.arange(MANY) % 10, {}, 0.002, MANY)
-    other = replace(digits, values=(np.arange(MANY) + 1) % 10)
+    other = digits._replace(values=(np.arange(MANY) + 1) % 10)
     present = table(labels=tuple(range(10)))
     assert observed(FakeWorkers(v1=digits, v2=other), present=present).shift == Pairs(2, 2.0)
     assert observed(FakeWorkers(v1=digits, v2=digits), present=present).shift == Pairs(2, 0.0)
@@ -262,7 +262,7 @@ def test_labels_are_compared_as_labels_though_they_are_numbers() -> None:
 def test_numbers_of_any_kind_are_compared(kind: Any) -> None:
     """An unsigned difference would wrap around, one of truth values would fail."""
     low = Predictions(np.tile(np.array([0, 1], dtype=kind), MANY // 2), {}, 0.002, MANY)
-    high = replace(low, values=np.tile(np.array([1, 0], dtype=kind), MANY // 2))
+    high = low._replace(values=np.tile(np.array([1, 0], dtype=kind), MANY // 2))
     assert observed(FakeWorkers(v1=low, v2=high)).shift == Pairs(2, 2.0)
     assert observed(FakeWorkers(v1=low, v2=low)).shift == Pairs(2, 0.0)
 
@@ -295,7 +295,7 @@ def test_a_request_counts_by_the_share_of_its_records_that_differ() -> None:
     two = Predictions(np.array(["a", "x", "c", "x"]))
     assert shifted((2, 2), one, two, None) == Pairs(2, 1.0)
     assert shifted((1, 3), one, two, None).total == pytest.approx(2 / 3)
-    for pair in ((replace(one, errors={3: "raised"}), two), (one, replace(two, errors={2: "r"}))):
+    for pair in ((one._replace(errors={3: "raised"}), two), (one, two._replace(errors={2: "r"}))):
         assert shifted((2, 2), *pair, None) == Pairs(1, 0.5)
 
 

@@ -17,6 +17,7 @@ from serve_app.loaded import Call, LoadedVersion, Recorder
 from serve_app.model_errors import UnservableModelError
 from serve_app.models import model_files
 from serve_app.models.model import Model
+from serve_app.models.predictions import Predictions
 from serve_app.models.served import ServedVersion
 from serve_app.scaling import BUSY_SHARE, QUEUED_ROWS
 from serve_app.worker import LINGER_S, ModelWorker, Shelf
@@ -87,9 +88,9 @@ def test_a_cancelled_call_is_counted_down(model: Model) -> None:
     async def scenario() -> None:
         held = Held()
         version = loaded(held, model)
-        first = asyncio.create_task(version.predict(call_of(np.ones((1, 1)))))
+        first = asyncio.create_task(later(version, call_of(np.ones((1, 1)))))
         await asyncio.to_thread(held.started.wait, 10)
-        second = asyncio.create_task(version.predict(call_of(np.ones((70, 1)))))
+        second = asyncio.create_task(later(version, call_of(np.ones((70, 1)))))
         await asyncio.sleep(0)
         second.cancel()
         await asyncio.gather(second, return_exceptions=True)
@@ -99,6 +100,12 @@ def test_a_cancelled_call_is_counted_down(model: Model) -> None:
         assert (await first).values.tolist() == [2.0]
 
     asyncio.run(scenario())
+
+
+async def later(version: LoadedVersion, call: Call) -> Predictions:
+    """What a version answers, once it does."""
+    found = version.predict(call)
+    return found if isinstance(found, Predictions) else await found
 
 
 class NoServer(ModelWorker):
@@ -121,7 +128,7 @@ def test_a_model_that_hangs_makes_the_worker_unhealthy(model: Model) -> None:
         version = loaded(held, model)
         worker = NoServer({"1": version}, deadline_s=1e-6)
         await worker.check_health()
-        call = asyncio.create_task(version.predict(call_of(np.ones((1, 1)))))
+        call = asyncio.create_task(later(version, call_of(np.ones((1, 1)))))
         await asyncio.to_thread(held.started.wait, 10)
         await worker.check_health()  # the controller is told first
         with pytest.raises(RuntimeError, match="version 1 has been busy with one batch"):
@@ -149,6 +156,29 @@ def test_a_version_that_hangs_holds_up_no_other(model: Model) -> None:
         await stuck
         with pytest.raises(VersionNotHeldError, match="version 3"):
             await worker.predict(rows, (1,), Ask("3"))
+
+    asyncio.run(scenario())
+
+
+def test_a_quick_model_answers_now_and_one_that_is_busy_later(model: Model) -> None:
+    """Once it is known to be quick; one bad record fails alone in either case."""
+
+    async def scenario() -> None:
+        held = Held()
+        held.gate.set()
+        version = loaded(held, model)
+        first = version.predict(call_of(np.ones((2, 1))))
+        assert not isinstance(first, Predictions)
+        assert (await first).values.tolist() == [2.0, 2.0]
+        now = version.predict(call_of(np.array([[3.0], [-1.0]]), 1, 1))
+        assert isinstance(now, Predictions)
+        assert now.values[0] == 6.0
+        assert now.errors == {1: "the model raised ValueError for this record"}
+        assert now.model_rows == 2
+        version.recorder.begin(time.monotonic())
+        while_busy = version.predict(call_of(np.ones((2, 1))))
+        assert not isinstance(while_busy, Predictions)
+        assert (await while_busy).values.tolist() == [2.0, 2.0]
 
     asyncio.run(scenario())
 

@@ -1,7 +1,7 @@
 """Calls over a real connection: answered right, lost with an error, and for those who may."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -13,6 +13,7 @@ from serve_app.calls.channel import (
     MOST_UNANSWERED,
     STUCK_S,
     Address,
+    Answer,
     CallFailedError,
     Line,
     LineLostError,
@@ -25,7 +26,6 @@ from serve_app.records.rows import Rows
 HOST = "127.0.0.1"
 ROWS = np.array([[1.0], [2.0]])
 ASK = Ask("7")
-Answer = Callable[[Rows, tuple[int, ...], Ask], Awaitable[Predictions]]
 
 
 async def double(rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
@@ -101,6 +101,26 @@ def test_a_call_that_raises_fails_alone() -> None:
             with pytest.raises(CallFailedError, match="ValueError: zero"):
                 await line.call(np.zeros((1, 1)), (1,), ASK)
             assert (await line.call(ROWS, (2,), ASK)).values.tolist() == [2.0, 4.0]
+
+    asyncio.run(scenario())
+
+
+def test_what_is_known_at_once_is_answered_at_once() -> None:
+    """Values, records that failed, and errors; nothing is left under way."""
+
+    def known(rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+        if (rows == 0).any():
+            raise ValueError("zero")
+        return Predictions(rows[:, 0] * 3, {1: "odd"}, 0.5, 2)
+
+    async def scenario() -> None:
+        async with connected(known) as (server, line):
+            found = await line.call(ROWS, (2,), ASK)
+            assert found.values.tolist() == [3.0, 6.0]
+            assert found[1:] == ({1: "odd"}, 0.5, 2)
+            with pytest.raises(CallFailedError, match="ValueError: zero"):
+                await line.call(np.zeros((1, 1)), (1,), ASK)
+            assert not server.is_busy
 
     asyncio.run(scenario())
 

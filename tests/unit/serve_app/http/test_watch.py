@@ -5,9 +5,11 @@ import asyncio
 import pytest
 from starlette.types import Message
 
-from serve_app.http import watch
+from serve_app.deadline import Alarms
 from serve_app.http.body import ClientGoneError
 from serve_app.http.watch import Watch
+
+AFTER_S = 0.01
 
 
 async def gone() -> Message:
@@ -21,14 +23,16 @@ async def patient() -> Message:
     raise AssertionError
 
 
-def test_a_client_that_hangs_up_ends_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_hangs_up_ends_its_request() -> None:
     """And nothing else: the task can go on."""
-    monkeypatch.setattr(watch, "AFTER_S", 0.01)
 
     async def scenario() -> None:
         task = asyncio.current_task()
         assert task is not None
-        with pytest.raises(ClientGoneError), Watch(asyncio.get_running_loop(), gone):
+        with (
+            pytest.raises(ClientGoneError),
+            Watch(asyncio.get_running_loop(), Alarms(AFTER_S), gone),
+        ):
             await asyncio.sleep(5)
         assert task.cancelling() == 0
         await asyncio.sleep(0)
@@ -36,18 +40,18 @@ def test_a_client_that_hangs_up_ends_its_request(monkeypatch: pytest.MonkeyPatch
     asyncio.run(asyncio.wait_for(scenario(), 2))
 
 
-def test_who_waits_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_is_answered() -> None:
     """Sooner or later; a cancellation from elsewhere stays one."""
-    monkeypatch.setattr(watch, "AFTER_S", 0.01)
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
+        alarms = Alarms(AFTER_S)
         for receive, pause_s in ((gone, 0.0), (patient, 0.0), (patient, 0.05)):
-            with Watch(loop, receive):
+            with Watch(loop, alarms, receive):
                 await asyncio.sleep(pause_s)
 
         async def watched() -> None:
-            with Watch(loop, patient):
+            with Watch(loop, alarms, patient):
                 await asyncio.sleep(5)
 
         task = asyncio.create_task(watched())
