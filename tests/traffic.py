@@ -68,6 +68,8 @@ class Ledger:
     lost: list[str] = field(default_factory=list)
     """What became of the first requests that were lost or answered wrong."""
     lost_count: int = 0
+    last_at: dict[str, float] = field(default_factory=dict)
+    """When each `<version> <role>` answered last, in seconds since the epoch."""
     moves: dict[str, list[str]] = field(default_factory=dict)
     """By client: the versions that answered it, in order, each repetition once."""
     latencies_s: list[float] = field(default_factory=list)
@@ -193,6 +195,7 @@ class Sender:
         moves = self.ledger.moves.setdefault(client, [])
         if moves[-1:] != [version]:
             moves.append(version)
+        self.ledger.last_at[key] = time.time()
         if answer.status == 422 and version in self._task.may_fail:
             self._refused[key] += 1
         elif answer.status != 200:

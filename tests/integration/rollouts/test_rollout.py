@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from datetime import datetime
 
 import pytest
 
@@ -21,6 +22,9 @@ MOST_LIVE_STEP = 1
 
 ROLLED_BACK_S = 5.0
 """Within which nobody is answered any more by a version whose rollout was aborted."""
+
+AFTERWARDS_S = 2.0
+"""How long traffic goes on after that, at least."""
 
 
 def decisions(stage: Stage, version: str) -> list[dict[str, object]]:
@@ -68,6 +72,8 @@ def test_a_bad_challenger_is_rolled_back(
     with staged.traffic(may_fail=[version]) as traffic:
         staged.name_as(names.CHALLENGER, version)
         end = staged.await_end(version)
+        time.sleep(AFTERWARDS_S)
+        stopped_at = time.time()
         ledger = traffic.stop().check()
     assert end["outcome"] == names.ABORTED
     assert any(reason.startswith(f"{metric}: ") for reason in end["reasons"]), end
@@ -75,6 +81,9 @@ def test_a_bad_challenger_is_rolled_back(
     last = decisions(staged, version)[-1]
     assert last["action"] == names.ABORTED
     assert last["step"] in range(MOST_LIVE_STEP + 1)
+    decided_at = datetime.fromisoformat(str(last["at"])).timestamp()
+    last_at = ledger.last_at.get(f"{version} challenger", 0.0)
+    assert last_at < min(decided_at + ROLLED_BACK_S, stopped_at - AFTERWARDS_S / 2)
     assert staged.tags(version)[names.TAG_ROLLOUT_REASONS] == "\n".join(end["reasons"])
     assert staged.alias(names.CHALLENGER) is None
     assert staged.alias(names.CHAMPION) == champion
