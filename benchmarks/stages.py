@@ -1,6 +1,7 @@
 """Where the time goes inside the processes: each stage of a request alone, in one process.
 
-`python -m benchmarks.stages` prints medians in microseconds. What lies between the processes
+`python -m benchmarks.stages` prints medians in microseconds: of the stage over and over, and of the
+stage after a pause, as in a process that is woken for each request. What lies between the processes
 (HAProxy, sockets, waiting for a processor) is not in here; `make bench` measures the whole.
 """
 
@@ -24,8 +25,9 @@ from starlette.types import Message, Receive, Scope, Send
 from benchmarks import model as benchmark_model
 from serve_app.calls import wire
 from serve_app.calls.ask import Ask
-from serve_app.calls.channel import Line, Server
 from serve_app.calls.coalescer import Coalescer
+from serve_app.calls.lines import Line
+from serve_app.calls.server import Server
 from serve_app.http.body import Limits
 from serve_app.http.endpoint import Endpoint
 from serve_app.http.gate import Gate
@@ -39,6 +41,8 @@ from serve_app.records.rows import Rows
 
 ROUNDS: Final = 5
 SECONDS_A_ROUND: Final = 0.05
+PAUSE_S: Final = 0.0007
+PAUSES: Final = 400
 HEAD: Final = Head("application/json", "application/json", {}, b"", {})
 ASK: Final = Ask("1")
 
@@ -56,6 +60,17 @@ async def median_us(step: Step) -> float:
             count += 1
         rounds.append(took_s / count * 1e6)
     return statistics.median(rounds)
+
+
+async def paused_us(step: Step) -> float:
+    """Return the median time of `step` in microseconds when the process sleeps before each one."""
+    took_s = []
+    for _ in range(PAUSES):
+        time.sleep(PAUSE_S)  # the event loop has nothing else to do
+        begun = time.perf_counter()
+        await step()
+        took_s.append(time.perf_counter() - begun)
+    return statistics.median(took_s) * 1e6
 
 
 def now(function: Callable[..., Any], *arguments: Any) -> Step:
@@ -131,13 +146,14 @@ class Stages:
         ]
 
 
-async def measured(model: Model, rows: int) -> list[tuple[str, float]]:
-    """Return each stage with its median time in microseconds."""
+async def measured(model: Model, rows: int) -> list[tuple[str, float, float]]:
+    """Return each stage with its median times in microseconds: over and over, and paused."""
     stages = Stages(model, rows)
     server = Server(lambda *_: stages.predictions)
     line = await Line.open("127.0.0.1", await server.start("127.0.0.1"), server.secret)
     try:
-        return [(name, await median_us(step)) for name, step in await stages.steps(line)]
+        steps = await stages.steps(line)
+        return [(name, await median_us(step), await paused_us(step)) for name, step in steps]
     finally:
         line.close()
         await server.close(1.0)
@@ -149,9 +165,11 @@ def tables() -> Iterator[Table]:
         written = benchmark_model.write(benchmark_model.LINEAR, Path(folder) / "model")
         model = model_files.read(written.directory)
         for rows in (1, 1000):
-            table = Table("stage", "µs", title=f"{rows} record{'s' if rows > 1 else ''}")
-            for name, took_us in uvloop.run(measured(model, rows)):
-                table.add_row(name, f"{took_us:,.1f}")
+            table = Table(
+                "stage", "µs", "µs after a pause", title=f"{rows} record{'s' if rows > 1 else ''}"
+            )
+            for name, *times_us in uvloop.run(measured(model, rows)):
+                table.add_row(name, *(f"{took_us:,.1f}" for took_us in times_us))
             yield table
 
 

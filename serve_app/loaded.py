@@ -6,6 +6,7 @@ who asks for another.
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -19,12 +20,14 @@ from ray import serve
 from serve_app import scaling
 from serve_app.calls.pace import Pace
 from serve_app.models.model import Model
-from serve_app.models.predictions import Predictions
+from serve_app.models.predictions import Predictions, with_gaps
 from serve_app.records.rows import Rows
 
 MAX_CALLS_PER_BATCH: Final = 8
 QUICK_S: Final = 0.002
 """A model that answers within this may hold up the event loop: handing over takes as long."""
+
+UNANSWERED: Final = "the model has not answered for this request, asked by itself"
 
 
 class Call(NamedTuple):
@@ -41,7 +44,8 @@ class Recorder:
     def __init__(self, now: float) -> None:
         self._since = now
         self._busy_s = 0.0
-        self._busy_since: float | None = None
+        self._begun: dict[int, float] = {}
+        self._numbers = itertools.count()
         self._queued_rows = 0
         self._most_queued_rows = 0
 
@@ -58,22 +62,21 @@ class Recorder:
     @property
     def is_busy(self) -> bool:
         """Whether the model has a batch."""
-        return self._busy_since is not None
+        return bool(self._begun)
 
-    def begin(self, now: float) -> None:
-        """Note that the model starts on a batch."""
-        self._busy_since = now
+    def begin(self, now: float) -> int:
+        """Note that the model starts on a batch; return its number."""
+        number = next(self._numbers)
+        self._begun[number] = now
+        return number
 
-    def end(self, now: float) -> None:
-        """Note that the model is done with its batch."""
-        if self._busy_since is not None:
-            self._busy_s += now - self._busy_since
-        self._busy_since = None
+    def end(self, number: int, now: float) -> None:
+        """Note that the model is done with a batch."""
+        self._busy_s += now - self._begun.pop(number)
 
     def batch_age_s(self, now: float) -> float:
-        """Return how long the present batch has been with the model; 0 if there's none."""
-        since = self._busy_since
-        return 0.0 if since is None else now - since
+        """Return how long the oldest batch has been with the model; 0 if there's none."""
+        return max((now - since for since in list(self._begun.values())), default=0.0)
 
     def take(self, now: float) -> dict[str, float]:
         """Return the statistics since the last call, and start anew."""
@@ -97,12 +100,16 @@ def _answering(held: "list[LoadedVersion]") -> Answers:
 
 
 class LoadedVersion:
-    """Predicts with one version. Must be used on one event loop."""
+    """Predicts with one version. Must be used on one event loop.
 
-    def __init__(self, model: Model) -> None:
+    A batch of several requests with which the model is not done after `patience_s` is given up, and
+    each of its requests tried by itself, for half as long.
+    """
+
+    def __init__(self, model: Model, patience_s: float) -> None:
         self._model = model
-        # One thread: the model computes off the event loop, which goes on answering Serve.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._patience_s = patience_s
+        self._thread = _one_thread()
         self._pace = Pace(QUICK_S)
         self.recorder = Recorder(time.monotonic())
         # Not as a decorator of a method: all instances would share one queue, and a batch of calls
@@ -132,13 +139,41 @@ class LoadedVersion:
 
     async def answers(self, calls: list[Call]) -> list[Predictions]:
         """Predict the calls that wait, all of one kind at once."""
+        several = sum(len(call.sizes) for call in calls) > 1
+        found = await self._in_thread(calls, self._patience_s if several else None)
+        return found or [await self._singly(call) for call in calls]
+
+    async def _singly(self, call: Call) -> Predictions:
+        """Try each request of a call by itself; those that the model hangs on have failed."""
+        parts: list[Predictions | None] = []
+        for start, end in pairwise(accumulate(call.sizes, initial=0)):
+            part = Call(call.rows[start:end], (end - start,), call.wants_probabilities)
+            found = await self._in_thread([part], self._patience_s / 2)
+            parts.append(found[0] if found else None)
+        return with_gaps(parts, call.sizes, UNANSWERED)
+
+    async def _in_thread(
+        self, calls: list[Call], patience_s: float | None
+    ) -> list[Predictions] | None:
+        """Predict off the event loop; None if the model isn't done in time.
+
+        Then its thread is left to it, and whatever comes next gets another one. That the model is
+        still busy shows in the recorder, and makes Serve replace this worker.
+        """
         rows = sum(len(call.rows) for call in calls)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._predict_all, calls, rows)
+        work = loop.run_in_executor(self._thread, self._predict_all, calls, rows)
+        await asyncio.wait({work}, timeout=patience_s)
+        if work.done():
+            return work.result()
+        work.add_done_callback(_seen)
+        self._thread.shutdown(wait=False)
+        self._thread = _one_thread()
+        return None
 
     def _predict_all(self, calls: list[Call], rows: int) -> list[Predictions]:
         begun = time.monotonic()
-        self.recorder.begin(begun)
+        number = self.recorder.begin(begun)
         try:
             if len(calls) == 1:
                 return self._outcomes(calls, calls[0].wants_probabilities)
@@ -152,7 +187,7 @@ class LoadedVersion:
             return [answers[at] for at in range(len(calls))]
         finally:
             ended = time.monotonic()
-            self.recorder.end(ended)
+            self.recorder.end(number, ended)
             self._pace.note(rows, ended - begun)
 
     def _outcomes(self, calls: list[Call], wants_probabilities: bool) -> list[Predictions]:
@@ -170,3 +205,14 @@ class LoadedVersion:
             return [outcome]
         ends = accumulate((len(call.rows) for call in calls), initial=0)
         return [outcome.part(start, end) for start, end in pairwise(ends)]
+
+
+def _one_thread() -> ThreadPoolExecutor:
+    """Return a thread: the model computes off the event loop, which goes on answering Serve."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+
+
+def _seen(work: asyncio.Future[list[Predictions]]) -> None:
+    """Look at what became of it: asyncio logs exceptions that nobody has looked at."""
+    if not work.cancelled():
+        work.exception()

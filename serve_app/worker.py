@@ -13,7 +13,8 @@ from ray import serve
 from contract.tracking import MlflowUnreachableError
 from serve_app import scaling
 from serve_app.calls.ask import Ask, VersionNotHeldError
-from serve_app.calls.channel import Address, Server
+from serve_app.calls.connection import Address
+from serve_app.calls.server import Server
 from serve_app.control import following, memory
 from serve_app.control.conductor import Orders
 from serve_app.control.fleet import Report
@@ -38,9 +39,10 @@ Load = Callable[[ServedVersion], Model]
 class Shelf:
     """The versions that a worker holds, loaded off the event loop. Times are on one clock."""
 
-    def __init__(self, load: Load, load_timeout_s: float = 60.0) -> None:
+    def __init__(self, load: Load, load_timeout_s: float = 60.0, patience_s: float = 10.0) -> None:
         self._load = load
         self._load_timeout_s = load_timeout_s
+        self._patience_s = patience_s
         self._loaded: dict[str, LoadedVersion] = {}
         self._failed: dict[str, str] = {}
         self._unwanted_since: dict[str, float] = {}
@@ -60,7 +62,7 @@ class Shelf:
         if version.version not in self._loaded:
             async with asyncio.timeout(self._load_timeout_s):
                 model = await asyncio.to_thread(self._load, version)
-            self._loaded[version.version] = LoadedVersion(model)
+            self._loaded[version.version] = LoadedVersion(model, self._patience_s)
 
     async def obey(self, orders: Orders, now: float) -> None:
         """Load what is new, note what can't be loaded, drop what has been unwanted for a while.
@@ -96,10 +98,13 @@ class ModelWorker:
         self._settings = settings
         self._overdue: set[str] = set()
         self._is_told = asyncio.Event()
-        self._shelf = Shelf(
-            lambda version: registry.load(version, settings), settings.load_timeout_s
-        )
         self._deadline_s = settings.limits.deadline_s
+        self._shelf = Shelf(
+            lambda version: registry.load(version, settings),
+            settings.load_timeout_s,
+            # So that those who share a batch with a record that hangs still get their answers.
+            patience_s=self._deadline_s / 3,
+        )
         self._server = Server(self._answer, self._busy_s)
         self._address = await self._listen()
         worker = serve.get_replica_context().replica_id.unique_id

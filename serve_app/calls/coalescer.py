@@ -248,8 +248,7 @@ def _late(waited_s: float) -> DeadlineExceededError:
 
 async def _joined(parts: Sequence[Answer]) -> Predictions:
     """Return the outcomes of all of a request's parts."""
-    done = [await part for part in parts]
-    return done[0] if len(done) == 1 else concatenate(done)
+    return concatenate([await part for part in parts])
 
 
 def _settle(answer: Answer, predictions: Predictions) -> None:

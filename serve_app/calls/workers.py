@@ -6,15 +6,15 @@ from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import grpc
-import numpy as np
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve_app.calls.ask import Ask, VersionNotHeldError
-from serve_app.calls.channel import Address, CallFailedError, LineLostError, Lines
+from serve_app.calls.connection import Address
+from serve_app.calls.lines import CallFailedError, LineLostError, Lines
 from serve_app.calls.retries import RetryBudget
 from serve_app.errors import NotReadyError, OverloadedError
-from serve_app.models.predictions import Predictions, concatenate
+from serve_app.models.predictions import Predictions, with_gaps
 from serve_app.records.rows import Rows
 
 OPEN_TIMEOUT_S: Final = 5.0
@@ -76,18 +76,9 @@ class Workers:
                 parts.append(await self._once(rows[start:end], (end - start,), ask))
             except _WorkerLostError:
                 parts.append(None)
-        answered = [part for part in parts if part is not None]
-        if not answered:
+        if not any(parts):
             raise NotReadyError("two model workers were lost: try again later")
-        if len(parts) == 1:
-            return answered[0]
-        like = answered[0].values
-        return concatenate(
-            [
-                _lost(size, like) if part is None else part
-                for part, size in zip(parts, sizes, strict=True)
-            ]
-        )
+        return with_gaps(parts, sizes, LOST_TWICE)
 
     async def _once(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
         line = self._lines.pick()
@@ -121,8 +112,3 @@ class Workers:
             response.cancel()  # or the worker would compute what nobody waits for
             raise
         return answer
-
-
-def _lost(rows: int, like: Any) -> Predictions:
-    values = np.zeros((rows, *like.shape[1:]), dtype=like.dtype)
-    return Predictions(values, dict.fromkeys(range(rows), LOST_TWICE))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from serve_app.calls.channel import Address
+from serve_app.calls.connection import Address
 
 LEASE_S = 10.0
 """A worker that hasn't reported for this long no longer counts: it holds up no version."""

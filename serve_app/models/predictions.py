@@ -39,6 +39,8 @@ NO_ROWS = Predictions(np.empty(0))
 
 def concatenate(parts: Sequence[Predictions]) -> Predictions:
     """Return the outcomes of several row blocks as one, in order."""
+    if len(parts) == 1:
+        return parts[0]
     errors: dict[int, str] = {}
     offset = 0
     for part in parts:
@@ -46,3 +48,21 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
         offset += len(part.values)
     model_s = max((part.model_s for part in parts), default=0.0)
     return Predictions(np.concatenate([part.values for part in parts]), errors, model_s)
+
+
+def with_gaps(
+    parts: Sequence[Predictions | None], sizes: Sequence[int], reason: str
+) -> Predictions:
+    """Return the outcomes of row blocks as one; all rows of a block without one have failed.
+
+    `sizes` are the row counts of the blocks.
+    """
+    like = next((part.values for part in parts if part is not None), np.empty(0))
+
+    def failed(rows: int) -> Predictions:
+        values = np.zeros((rows, *like.shape[1:]), dtype=like.dtype)
+        return Predictions(values, dict.fromkeys(range(rows), reason))
+
+    return concatenate(
+        [failed(rows) if part is None else part for part, rows in zip(parts, sizes, strict=True)]
+    )

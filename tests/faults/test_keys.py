@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import requests
 
-from tests import running
+from tests import running, tls
 from tests.faults.conftest import SLOPE, System
 from tests.running import ROOT
+from tests.tls import ASK_S
 
 FOLLOWED_S = 6.0
 """Within which each ingress goes by a changed file; 4 s, and the machine's own delays."""
@@ -154,3 +156,20 @@ def test_production_without_keys_does_not_start(
     assert done.returncode == 2
     assert "no API keys are set" in done.stderr
     assert "keys create" in done.stderr
+
+
+def test_over_tls_a_key_lets_in_and_nothing_else_does(
+    system: System, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """With the shipped configuration in front, and the client's word on who it is not believed."""
+    service = system.service.url.removeprefix("http://")
+    with tls.in_front_of(service, tmp_path, free_port) as front:
+        body, key = {"X": 1.5}, {"x-api-key": system.service.key}
+        verified: dict[str, Any] = {"json": body, "verify": str(front.root), "timeout": ASK_S}
+        answer = requests.post(f"{front.url}/stream", headers=key, **verified)
+        assert (answer.status_code, answer.json()) == (200, {"result": SLOPE * 1.5})
+        assert "max-age=" in answer.headers["strict-transport-security"]
+        without = requests.post(f"{front.url}/stream", **verified)
+        assert (without.status_code, without.json()["code"]) == (401, "unauthenticated")
+        plain = requests.post(f"{front.plain_url}/stream", headers=key, json=body, timeout=ASK_S)
+        assert (plain.status_code, plain.json()["code"]) == (403, "tls_required")

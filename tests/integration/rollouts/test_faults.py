@@ -229,7 +229,13 @@ def test_an_mlflow_that_answers_wrong_changes_nothing(staged: Stage, mood: Mood)
 
 @pytest.mark.parametrize(
     "mood",
-    ["refusing", *(pytest.param(one, marks=pytest.mark.system) for one in ("hanging", "failing"))],
+    [
+        "refusing",
+        pytest.param("hanging", marks=pytest.mark.system),
+        pytest.param("failing", marks=pytest.mark.system),
+        pytest.param("limiting", marks=pytest.mark.system),
+        pytest.param("halving", marks=pytest.mark.system),
+    ],
 )
 def test_a_cold_start_without_mlflow_serves_from_the_cache(staged: Stage, mood: Mood) -> None:
     """It says so, and follows MLflow again once that answers."""

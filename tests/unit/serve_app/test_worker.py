@@ -13,7 +13,7 @@ from sklearn.linear_model import LinearRegression
 
 from serve_app.calls.ask import Ask, VersionNotHeldError
 from serve_app.control.conductor import Orders
-from serve_app.loaded import Call, LoadedVersion, Recorder
+from serve_app.loaded import UNANSWERED, Call, LoadedVersion, Recorder
 from serve_app.model_errors import UnservableModelError
 from serve_app.models import model_files
 from serve_app.models.model import Model
@@ -46,8 +46,8 @@ class Held:
 class Alone(LoadedVersion):
     """A version that joins nothing: `serve.batch` runs inside replicas only."""
 
-    def __init__(self, model: Model) -> None:
-        super().__init__(model)
+    def __init__(self, model: Model, patience_s: float = 30.0) -> None:
+        super().__init__(model, patience_s)
         self._batch = self._alone
 
     async def _alone(self, call: Any) -> Any:
@@ -76,8 +76,7 @@ def test_the_recorder_counts_time_and_the_longest_queue() -> None:
     """Statistics are of the time since they were last taken."""
     recorder = Recorder(now=100.0)
     with recorder.queued(10), recorder.queued(30):
-        recorder.begin(now=101.0)
-        recorder.end(now=101.5)
+        recorder.end(recorder.begin(now=101.0), now=101.5)
     assert recorder.take(now=102.0) == {BUSY_SHARE: 0.25, QUEUED_ROWS: 40.0}
     assert recorder.take(now=103.0) == {BUSY_SHARE: 0.0, QUEUED_ROWS: 0.0}
 
@@ -186,6 +185,57 @@ def test_a_quick_model_answers_now_and_one_that_is_busy_later(model: Model) -> N
 def version_of(name: str) -> ServedVersion:
     """A version by its number."""
     return ServedVersion("m", name, None, f"models:/m/{name}", "ab" * 32)
+
+
+class Hanging(Held):
+    """An estimator that hangs on negative rows until its gate is open."""
+
+    def predict(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Double each row."""
+        self.started.set()
+        if (rows < 0).any():
+            self.gate.wait(10)
+        values: npt.NDArray[Any] = rows[:, 0] * 2
+        return values
+
+
+def test_whoever_shares_a_batch_with_a_record_that_hangs_is_answered(model: Model) -> None:
+    """Each request is tried by itself; the worker goes on, and knows that it is to be replaced."""
+
+    async def scenario() -> None:
+        hanging = Hanging()
+        version = Alone(replace(model, estimator=hanging), patience_s=0.2)
+        calls = [
+            call_of(np.array([[1.0], [-1.0], [-1.0], [3.0]]), 1, 2, 1),
+            call_of(np.array([[4.0]])),
+        ]
+        one, two = await version.answers(calls)
+        assert one.errors == dict.fromkeys((1, 2), UNANSWERED)
+        assert one.values[[0, 3]].tolist() == [2.0, 6.0]
+        assert (two.errors, two.values.tolist()) == ({}, [8.0])
+        assert version.recorder.is_busy
+        assert version.recorder.batch_age_s(time.monotonic()) > 0.2
+        assert (await later(version, call_of(np.array([[5.0]])))).values.tolist() == [10.0]
+        hanging.gate.set()
+        await asyncio.sleep(0.05)
+        assert not version.recorder.is_busy
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_hangs_alone_is_not_tried_again(model: Model) -> None:
+    """There is nobody to save."""
+
+    async def scenario() -> None:
+        held = Held()
+        version = Alone(replace(model, estimator=held), patience_s=0.05)
+        waiting = asyncio.create_task(later(version, call_of(np.ones((3, 1)))))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        held.gate.set()
+        assert (await waiting).values.tolist() == [2.0, 2.0, 2.0]
+
+    asyncio.run(scenario())
 
 
 def test_the_shelf_holds_what_is_ordered_and_says_what_it_cannot_load(model: Model) -> None:

@@ -10,7 +10,7 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve_app.calls.ask import Ask
-from serve_app.calls.channel import CallFailedError, LineLostError, Lines
+from serve_app.calls.lines import CallFailedError, LineLostError, Lines
 from serve_app.calls.retries import RESERVE, SHARE
 from serve_app.calls.workers import LOST_TWICE, Workers
 from serve_app.errors import NotReadyError, OverloadedError

@@ -1,6 +1,6 @@
 """Workers count for as long as they report."""
 
-from serve_app.calls.channel import Address
+from serve_app.calls.connection import Address
 from serve_app.control.fleet import LEASE_S, Fleet, Report
 
 NOW = 1000.0

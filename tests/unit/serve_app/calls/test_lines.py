@@ -7,19 +7,19 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from serve_app.calls import channel, wire
+from serve_app.calls import server as server_module
+from serve_app.calls import wire
 from serve_app.calls.ask import Ask
-from serve_app.calls.channel import (
+from serve_app.calls.connection import Address
+from serve_app.calls.lines import (
     MOST_UNANSWERED,
     STUCK_S,
-    Address,
-    Answer,
     CallFailedError,
     Line,
     LineLostError,
     Lines,
-    Server,
 )
+from serve_app.calls.server import Answer, Server
 from serve_app.models.predictions import Predictions
 from serve_app.records.rows import Rows
 
@@ -204,7 +204,7 @@ def test_whoever_does_not_know_the_secret_is_shown_out(first: bytes) -> None:
 
 def test_whoever_says_nothing_is_shown_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while."""
-    monkeypatch.setattr(channel, "HELLO_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(server_module, "HELLO_TIMEOUT_S", 0.05)
 
     async def scenario() -> None:
         async with listening(double) as (_, address):

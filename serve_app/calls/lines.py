@@ -1,37 +1,24 @@
-"""A connection from an ingress to a worker, for calls that carry arrays.
-
-Serve's own call costs about a millisecond, most of it in choosing a replica, in metadata and in
-gRPC; a prediction of a linear model costs a hundredth of that. So rows go over a plain TCP
-connection, and Serve does what it is best at: it starts workers, watches them, and says which run.
-"""
+"""An ingress's end: a line to each worker, for many calls at once."""
 
 import asyncio
 import contextvars
-import hmac
 import itertools
-import secrets
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from serve_app.calls import wire
 from serve_app.calls.ask import Ask
-from serve_app.calls.wire import Array, Head
+from serve_app.calls.connection import Address, Connection
+from serve_app.calls.wire import Head
 from serve_app.models.predictions import Predictions
 from serve_app.records.rows import Rows
-
-HELLO_TIMEOUT_S: Final = 5.0
 
 MOST_UNANSWERED: Final = 8
 """Pings, one a second; a worker that says nothing for longer has stopped, or hangs. Counted, as
 an ingress that was itself stopped for a while knows nothing of its workers."""
 
-MAX_HELLO_BYTES: Final = 1024
-
 STUCK_S: Final = 3.0
-
-Answer = Callable[[Rows, tuple[int, ...], Ask], Predictions | Awaitable[Predictions]]
-"""(rows, row counts of the requests in them, what is asked) -> one outcome a row, now or later."""
 
 
 class LineLostError(Exception):
@@ -42,160 +29,7 @@ class CallFailedError(Exception):
     """The worker answered that it could not answer."""
 
 
-class _Frames(asyncio.Protocol):
-    """A connection that carries frames both ways."""
-
-    def __init__(self) -> None:
-        self._frames = wire.Frames()
-        self._transport: Any = None
-        self._loop: asyncio.AbstractEventLoop
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the connection; called by asyncio."""
-        self._transport = transport
-        self._loop = asyncio.get_running_loop()
-
-    def data_received(self, data: bytes) -> None:
-        """Pass frames on as they are complete; called by asyncio."""
-        try:
-            for head, payload in self._frames.feed(data):
-                self._received(head, payload)
-        except wire.MalformedFrameError:
-            self.close()
-
-    def _received(self, head: Head, payload: bytearray) -> None:
-        raise NotImplementedError
-
-    def _send(self, head: Head, array: Array | None = None) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.writelines(wire.frame(head, array))
-
-    def close(self) -> None:
-        """End the connection."""
-        if self._transport is not None:
-            self._transport.close()
-
-
-class Server:
-    """A worker's end: takes connections from those who know its secret, and answers their calls.
-
-    `busy_s` says for how many seconds the model has been busy with what it has now.
-    """
-
-    def __init__(self, answer: Answer, busy_s: Callable[[], float] = lambda: 0.0) -> None:
-        self._answer = answer
-        self.busy_s = busy_s
-        self.secret = secrets.token_hex(16)
-        self._server: asyncio.Server | None = None
-        self._calls: set[asyncio.Task[None]] = set()
-        self.connections: set[_Frames] = set()
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether calls are under way."""
-        return bool(self._calls)
-
-    async def start(self, host: str) -> int:
-        """Listen on a free port of `host`, and return it."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Served(self), host, 0)
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
-
-    async def close(self, timeout_s: float) -> None:
-        """Take no more connections, answer the calls under way, and end what is connected."""
-        if self._server is not None:
-            self._server.close()
-        if self._calls:
-            await asyncio.wait(self._calls, timeout=timeout_s)
-        for connection in list(self.connections):
-            connection.close()
-
-    def run(self, rows: Rows, head: Head, reply: Callable[..., None]) -> asyncio.Task[None] | None:
-        """Answer one call by `reply(head, array)`: now, or by the task that is returned."""
-        try:
-            found = self._answer(rows, tuple(head["sizes"]), Ask(*head["ask"]))
-        except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets an answer
-            reply(*_failed(head, error))
-            return None
-        if isinstance(found, Predictions):
-            reply(*_answered(head, found))
-            return None
-        task = asyncio.get_running_loop().create_task(self._wait(found, head, reply))
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
-        return task
-
-    async def _wait(
-        self, found: Awaitable[Predictions], head: Head, reply: Callable[..., None]
-    ) -> None:
-        try:
-            reply(*_answered(head, await found))
-        except Exception as error:  # noqa: BLE001  # as above
-            reply(*_failed(head, error))
-
-
-def _answered(call: Head, found: Predictions) -> tuple[Head, Array]:
-    errors = {str(at): why for at, why in found.errors.items()}
-    took = {"model_s": found.model_s, "model_rows": found.model_rows}
-    return {"id": call["id"], "errors": errors, **took}, found.values
-
-
-def _failed(call: Head, error: Exception) -> tuple[Head]:
-    return ({"id": call["id"], "failed": f"{type(error).__name__}: {error}"},)
-
-
-class _Served(_Frames):
-    """One connection to a worker; its first frame must hold the secret."""
-
-    def __init__(self, server: Server) -> None:
-        super().__init__()
-        self._server = server
-        self._is_trusted = False
-        self._frames.max_bytes = MAX_HELLO_BYTES
-        self._calls: dict[int, asyncio.Task[None]] = {}
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._server.connections.add(self)
-        self._loop.call_later(HELLO_TIMEOUT_S, self._expect_hello)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Drop what nobody waits for any more; called by asyncio."""
-        self._server.connections.discard(self)
-        for call in self._calls.values():
-            call.cancel()
-
-    def _expect_hello(self) -> None:
-        if not self._is_trusted:
-            self.close()
-
-    def _received(self, head: Head, payload: bytearray) -> None:
-        if not self._is_trusted:
-            self._trust(head)
-        elif "ping" in head:
-            self._send({"busy_s": self._server.busy_s()})
-        elif "cancel" in head:
-            if call := self._calls.pop(head["cancel"], None):
-                call.cancel()
-        else:
-            number = head["id"]
-            call = self._server.run(wire.array_of(head, payload), head, self._send)
-            if call is not None:
-                self._calls[number] = call
-                call.add_done_callback(lambda _: self._calls.pop(number, None))
-
-    def _trust(self, head: Head) -> None:
-        sent = str(head.get("secret", "")).encode()
-        if not hmac.compare_digest(sent, self._server.secret.encode()):
-            self.close()
-            return
-        self._is_trusted = True
-        self._frames.max_bytes = wire.MAX_FRAME_BYTES
-        self._send({"welcome": True})
-
-
-class Line(_Frames):
+class Line(Connection):
     """An ingress's end: calls to one worker, many at once."""
 
     def __init__(self, secret: str) -> None:
@@ -304,10 +138,6 @@ class Line(_Frames):
         errors = {int(at): why for at, why in head["errors"].items()}
         values = wire.array_of(head, payload)
         answer.set_result(Predictions(values, errors, head["model_s"], head["model_rows"]))
-
-
-Address = tuple[str, int, str]
-"""Host, port and secret of a worker's `Server`."""
 
 
 class Lines:
