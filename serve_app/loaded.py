@@ -89,11 +89,16 @@ class Recorder:
         return taken
 
 
-Answers = Callable[[list[Call]], Coroutine[Any, Any, list[Predictions]]]
+Work = asyncio.Future[list[Predictions]]
+
+Answer = Predictions | Work
+"""What a call gets, or what it has to wait for by itself."""
+
+Answers = Callable[[list[Call]], Coroutine[Any, Any, list[Answer]]]
 
 
 def _answering(held: "list[LoadedVersion]") -> Answers:
-    async def answers(calls: list[Call]) -> list[Predictions]:
+    async def answers(calls: list[Call]) -> list[Answer]:
         return await held[0].answers(calls)
 
     return answers
@@ -102,8 +107,9 @@ def _answering(held: "list[LoadedVersion]") -> Answers:
 class LoadedVersion:
     """Predicts with one version. Must be used on one event loop.
 
-    A batch of several requests with which the model is not done after `patience_s` is given up, and
-    each of its requests tried by itself, for half as long.
+    A batch with which the model is not done after `patience_s` holds up nobody any more: what comes
+    next goes ahead in another thread. If there are several requests in it, it is given up, and each
+    of them tried by itself, for half as long.
     """
 
     def __init__(self, model: Model, patience_s: float) -> None:
@@ -117,7 +123,7 @@ class LoadedVersion:
         # it must not hold the model.
         self._held = [self]
         join = serve.batch(max_batch_size=MAX_CALLS_PER_BATCH, batch_wait_timeout_s=0)
-        self._batch: Callable[[Call], Awaitable[Predictions]] = join(_answering(self._held))
+        self._batch: Callable[[Call], Awaitable[Answer]] = join(_answering(self._held))
 
     def predict(self, call: Call) -> Predictions | Awaitable[Predictions]:
         """Return one outcome for each row of a call: now if the model is quick and idle."""
@@ -129,47 +135,50 @@ class LoadedVersion:
     async def _joined(self, call: Call, rows: int) -> Predictions:
         # Counted down here: a call that is cancelled while it waits never reaches `_batch`.
         with self.recorder.queued(rows):
-            answer: Predictions = await self._batch(call)
-            return answer
+            answer = await self._batch(call)
+            return answer if isinstance(answer, Predictions) else (await answer)[0]
 
     def close(self) -> None:
         """Let the thread end once it is done with what it has."""
         self._thread.shutdown(wait=False)
         self._held.clear()
 
-    async def answers(self, calls: list[Call]) -> list[Predictions]:
+    async def answers(self, calls: list[Call]) -> list[Answer]:
         """Predict the calls that wait, all of one kind at once."""
-        several = sum(len(call.sizes) for call in calls) > 1
-        found = await self._in_thread(calls, self._patience_s if several else None)
-        return found or [await self._singly(call) for call in calls]
+        work = self._begin(calls)
+        if await self._is_done(work, self._patience_s):
+            return [*work.result()]
+        if sum(len(call.sizes) for call in calls) == 1:
+            return [work]
+        return [await self._singly(call) for call in calls]
 
     async def _singly(self, call: Call) -> Predictions:
         """Try each request of a call by itself; those that the model hangs on have failed."""
         parts: list[Predictions | None] = []
         for start, end in pairwise(accumulate(call.sizes, initial=0)):
             part = Call(call.rows[start:end], (end - start,), call.wants_probabilities)
-            found = await self._in_thread([part], self._patience_s / 2)
-            parts.append(found[0] if found else None)
+            work = self._begin([part])
+            is_done = await self._is_done(work, self._patience_s / 2)
+            parts.append(work.result()[0] if is_done else None)
         return with_gaps(parts, call.sizes, UNANSWERED)
 
-    async def _in_thread(
-        self, calls: list[Call], patience_s: float | None
-    ) -> list[Predictions] | None:
-        """Predict off the event loop; None if the model isn't done in time.
-
-        Then its thread is left to it, and whatever comes next gets another one. That the model is
-        still busy shows in the recorder, and makes Serve replace this worker.
-        """
+    def _begin(self, calls: list[Call]) -> Work:
+        """Predict in the thread."""
         rows = sum(len(call.rows) for call in calls)
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._thread, self._predict_all, calls, rows)
+        return loop.run_in_executor(self._thread, self._predict_all, calls, rows)
+
+    async def _is_done(self, work: Work, patience_s: float) -> bool:
+        """Wait; if the model takes longer, leave its thread to it, and use another one from now on.
+
+        That the model is still busy shows in the recorder, and makes Serve replace this worker.
+        """
         await asyncio.wait({work}, timeout=patience_s)
-        if work.done():
-            return work.result()
-        work.add_done_callback(_seen)
-        self._thread.shutdown(wait=False)
-        self._thread = _one_thread()
-        return None
+        if not work.done():
+            work.add_done_callback(_seen)
+            self._thread.shutdown(wait=False)
+            self._thread = _one_thread()
+        return work.done()
 
     def _predict_all(self, calls: list[Call], rows: int) -> list[Predictions]:
         begun = time.monotonic()
@@ -212,7 +221,7 @@ def _one_thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
 
-def _seen(work: asyncio.Future[list[Predictions]]) -> None:
+def _seen(work: Work) -> None:
     """Look at what became of it: asyncio logs exceptions that nobody has looked at."""
     if not work.cancelled():
         work.exception()

@@ -1,7 +1,10 @@
-"""The image is built while other tests run."""
+"""What the end-to-end tests share: built and started before them, and gone after them."""
+
+from collections.abc import Iterator
 
 import pytest
 
+from tests import running
 from tests.conftest import is_needed
 
 
@@ -10,3 +13,11 @@ def _image_build_goes_ahead(request: pytest.FixtureRequest) -> None:
     """Begin with the first end-to-end test."""
     if is_needed(request, "image"):
         request.getfixturevalue("image_build")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _first_run_ends(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave the machine to the tests that come after these."""
+    yield
+    if is_needed(request, "first"):
+        running.stop(request.getfixturevalue("first_run"))

@@ -60,7 +60,7 @@ RUN_ELSEWHERE = {
         '"abort", "--reason", "no more"',
     ),
     "TLS_CERTIFICATE=/etc/endeavour/tls.pem haproxy -f deploy/tls/haproxy.cfg": (
-        "tests/integration/deploy/test_tls.py",
+        "tests/tls.py",
         '[get_haproxy_binary(), "-db", "-f", str(CONFIG)]',
     ),
     "serve run serve_config.yaml": (

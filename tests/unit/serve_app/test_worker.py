@@ -13,7 +13,7 @@ from sklearn.linear_model import LinearRegression
 
 from serve_app.calls.ask import Ask, VersionNotHeldError
 from serve_app.control.conductor import Orders
-from serve_app.loaded import UNANSWERED, Call, LoadedVersion, Recorder
+from serve_app.loaded import UNANSWERED, Answer, Call, LoadedVersion, Recorder
 from serve_app.model_errors import UnservableModelError
 from serve_app.models import model_files
 from serve_app.models.model import Model
@@ -105,6 +105,12 @@ async def later(version: LoadedVersion, call: Call) -> Predictions:
     """What a version answers, once it does."""
     found = version.predict(call)
     return found if isinstance(found, Predictions) else await found
+
+
+def outcome(answer: Answer) -> Predictions:
+    """An answer that is there."""
+    assert isinstance(answer, Predictions)
+    return answer
 
 
 class NoServer(ModelWorker):
@@ -209,7 +215,7 @@ def test_whoever_shares_a_batch_with_a_record_that_hangs_is_answered(model: Mode
             call_of(np.array([[1.0], [-1.0], [-1.0], [3.0]]), 1, 2, 1),
             call_of(np.array([[4.0]])),
         ]
-        one, two = await version.answers(calls)
+        one, two = map(outcome, await version.answers(calls))
         assert one.errors == dict.fromkeys((1, 2), UNANSWERED)
         assert one.values[[0, 3]].tolist() == [2.0, 6.0]
         assert (two.errors, two.values.tolist()) == ({}, [8.0])
@@ -223,17 +229,21 @@ def test_whoever_shares_a_batch_with_a_record_that_hangs_is_answered(model: Mode
     asyncio.run(scenario())
 
 
-def test_a_request_that_hangs_alone_is_not_tried_again(model: Model) -> None:
-    """There is nobody to save."""
+def test_a_request_that_hangs_alone_holds_up_nobody(model: Model) -> None:
+    """It may take its time; what comes next goes ahead."""
 
     async def scenario() -> None:
-        held = Held()
-        version = Alone(replace(model, estimator=held), patience_s=0.05)
-        waiting = asyncio.create_task(later(version, call_of(np.ones((3, 1)))))
-        await asyncio.sleep(0.3)
+        hanging = Hanging()
+        version = Alone(replace(model, estimator=hanging), patience_s=0.05)
+        waiting = asyncio.create_task(later(version, call_of(-np.ones((3, 1)))))
+        (first,) = await version.answers([call_of(-np.ones((1, 1)))])
+        assert not isinstance(first, Predictions)
+        (second,) = await version.answers([call_of(np.ones((1, 1)))])
+        assert outcome(second).values.tolist() == [2.0]
         assert not waiting.done()
-        held.gate.set()
-        assert (await waiting).values.tolist() == [2.0, 2.0, 2.0]
+        hanging.gate.set()
+        assert (await waiting).values.tolist() == [-2.0, -2.0, -2.0]
+        assert [one.values.tolist() for one in await first] == [[-2.0]]
 
     asyncio.run(scenario())
 
@@ -267,7 +277,7 @@ def test_an_answer_says_how_long_the_model_took(model: Model) -> None:
     calls = [call_of(np.ones((rows, 1))) for rows in (1, 2)]
     threading.Timer(0.05, held.gate.set).start()
     begun = time.monotonic()
-    answers = asyncio.run(version.answers(calls))
+    answers = list(map(outcome, asyncio.run(version.answers(calls))))
     took_s = time.monotonic() - begun
     assert all(0.04 < answer.model_s <= took_s for answer in answers)
     assert [answer.model_rows for answer in answers] == [3, 3]
@@ -279,7 +289,7 @@ def test_calls_that_are_joined_get_their_own_outcomes(model: Model) -> None:
     held.gate.set()
     version = loaded(held, model)
     calls = [call_of(np.array([[1.0], [2.0], [-1.0]]), 2, 1), call_of(np.array([[3.0]]))]
-    one, two = asyncio.run(version.answers(calls))
+    one, two = map(outcome, asyncio.run(version.answers(calls)))
     assert one.errors == {2: "the model raised ValueError for this record"}
     assert one.values[:2].tolist() == [2.0, 4.0]
     assert (two.errors, two.values.tolist()) == ({}, [6.0])
