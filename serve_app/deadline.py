@@ -8,7 +8,10 @@ ever rings.
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
+
+RESOLUTION_S: Final = 0.001
+"""uvloop's timers go by whole milliseconds; one for less than that would be due at once."""
 
 
 class Alarms:
@@ -37,14 +40,14 @@ class Alarms:
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Ring what is due, and look again when the next is."""
+        self._timer = None
         while self._due:
             key, (until, ring) = next(iter(self._due.items()))
-            if until > loop.time():
+            if until - loop.time() > RESOLUTION_S:
                 self._timer = loop.call_at(until, self._look, loop)
                 return
             del self._due[key]
             ring()
-        self._timer = None
 
 
 class Alarm(Alarms):
@@ -57,6 +60,7 @@ class Alarm(Alarms):
         super().stop(key)
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
 
 class Interrupt:

@@ -6,36 +6,41 @@ who asks for another.
 
 import asyncio
 import contextlib
+import contextvars
 import itertools
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, chain, pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from ray import serve
 
 from serve_app import scaling
+from serve_app.call import Call
 from serve_app.calls.pace import Pace
 from serve_app.models.model import Model
-from serve_app.models.predictions import Predictions, with_gaps
-from serve_app.records.rows import Rows
+from serve_app.models.predictions import Predictions
+from serve_app.rescue import Rescue, Work, one_thread
 
 MAX_CALLS_PER_BATCH: Final = 8
 QUICK_S: Final = 0.002
 """A model that answers within this may hold up the event loop: handing over takes as long."""
 
-UNANSWERED: Final = "the model has not answered for this request, asked by itself"
+PATIENCE: Final = 1 / 3
+"""Share of the deadline after which a batch holds up nobody any more."""
 
+SINGLE_PATIENCE: Final = 1 / 6
+"""Share of the deadline for which each of its requests is then tried."""
 
-class Call(NamedTuple):
-    """What one ingress asks for."""
+LAST_RESORT: Final = 0.8
+"""Share of the deadline after which those that have no answer have failed, so that the others of
+their call get theirs in time."""
 
-    rows: Rows
-    sizes: tuple[int, ...]
-    wants_probabilities: bool
+MOST_LEFT: Final = 4
+"""Threads of one version that hang, beside those of rescues; then batches wait for it again."""
 
 
 class Recorder:
@@ -72,7 +77,8 @@ class Recorder:
 
     def end(self, number: int, now: float) -> None:
         """Note that the model is done with a batch."""
-        self._busy_s += now - self._begun.pop(number)
+        took_s = now - self._begun.pop(number)
+        self._busy_s += took_s
 
     def batch_age_s(self, now: float) -> float:
         """Return how long the oldest batch has been with the model; 0 if there's none."""
@@ -89,9 +95,7 @@ class Recorder:
         return taken
 
 
-Work = asyncio.Future[list[Predictions]]
-
-Answer = Predictions | Work
+Answer = Predictions | asyncio.Future[Predictions]
 """What a call gets, or what it has to wait for by itself."""
 
 Answers = Callable[[list[Call]], Coroutine[Any, Any, list[Answer]]]
@@ -107,15 +111,16 @@ def _answering(held: "list[LoadedVersion]") -> Answers:
 class LoadedVersion:
     """Predicts with one version. Must be used on one event loop.
 
-    A batch with which the model is not done after `patience_s` holds up nobody any more: what comes
-    next goes ahead in another thread. If there are several requests in it, it is given up, and each
-    of them tried by itself, for half as long.
+    A batch with which the model is not done after a third of `deadline_s` holds up nobody any more:
+    what comes next goes ahead in another thread, and if there are several requests in it, they
+    are tried one by one.
     """
 
-    def __init__(self, model: Model, patience_s: float) -> None:
+    def __init__(self, model: Model, deadline_s: float) -> None:
         self._model = model
-        self._patience_s = patience_s
-        self._thread = _one_thread()
+        self._deadline_s = deadline_s
+        self._thread = one_thread()
+        self._left: set[Work] = set()
         self._pace = Pace(QUICK_S)
         self.recorder = Recorder(time.monotonic())
         # Not as a decorator of a method: all instances would share one queue, and a batch of calls
@@ -125,7 +130,7 @@ class LoadedVersion:
         join = serve.batch(max_batch_size=MAX_CALLS_PER_BATCH, batch_wait_timeout_s=0)
         self._batch: Callable[[Call], Awaitable[Answer]] = join(_answering(self._held))
 
-    def predict(self, call: Call) -> Predictions | Awaitable[Predictions]:
+    def predict(self, call: Call) -> Predictions | Coroutine[Any, Any, Predictions]:
         """Return one outcome for each row of a call: now if the model is quick and idle."""
         rows = len(call.rows)
         if self._pace.is_quick(rows) and not self.recorder.is_busy:
@@ -136,7 +141,7 @@ class LoadedVersion:
         # Counted down here: a call that is cancelled while it waits never reaches `_batch`.
         with self.recorder.queued(rows):
             answer = await self._batch(call)
-            return answer if isinstance(answer, Predictions) else (await answer)[0]
+            return answer if isinstance(answer, Predictions) else await answer
 
     def close(self) -> None:
         """Let the thread end once it is done with what it has."""
@@ -145,40 +150,35 @@ class LoadedVersion:
 
     async def answers(self, calls: list[Call]) -> list[Answer]:
         """Predict the calls that wait, all of one kind at once."""
-        work = self._begin(calls)
-        if await self._is_done(work, self._patience_s):
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        work = self._begin(calls, self._thread)
+        may_leave = len(self._left) < MOST_LEFT
+        await asyncio.wait({work}, timeout=self._deadline_s * PATIENCE if may_leave else None)
+        if work.done():
             return [*work.result()]
+        self._leave(work)
         if sum(len(call.sizes) for call in calls) == 1:
-            return [work]
-        return [await self._singly(call) for call in calls]
+            return [loop.create_task(_only(work), context=contextvars.Context())]
+        until = begun + self._deadline_s * LAST_RESORT
+        patience_s = self._deadline_s * SINGLE_PATIENCE
+        rescue = Rescue(calls, work, self._begin, patience_s, until, self._model.width)
+        return [*rescue.answers]
 
-    async def _singly(self, call: Call) -> Predictions:
-        """Try each request of a call by itself; those that the model hangs on have failed."""
-        parts: list[Predictions | None] = []
-        for start, end in pairwise(accumulate(call.sizes, initial=0)):
-            part = Call(call.rows[start:end], (end - start,), call.wants_probabilities)
-            work = self._begin([part])
-            is_done = await self._is_done(work, self._patience_s / 2)
-            parts.append(work.result()[0] if is_done else None)
-        return with_gaps(parts, call.sizes, UNANSWERED)
-
-    def _begin(self, calls: list[Call]) -> Work:
-        """Predict in the thread."""
+    def _begin(self, calls: list[Call], thread: ThreadPoolExecutor) -> Work:
         rows = sum(len(call.rows) for call in calls)
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._thread, self._predict_all, calls, rows)
+        return loop.run_in_executor(thread, self._predict_all, calls, rows)
 
-    async def _is_done(self, work: Work, patience_s: float) -> bool:
-        """Wait; if the model takes longer, leave its thread to it, and use another one from now on.
+    def _leave(self, work: Work) -> None:
+        """Leave the thread to what it is busy with, and use another one from now on.
 
         That the model is still busy shows in the recorder, and makes Serve replace this worker.
         """
-        await asyncio.wait({work}, timeout=patience_s)
-        if not work.done():
-            work.add_done_callback(_seen)
-            self._thread.shutdown(wait=False)
-            self._thread = _one_thread()
-        return work.done()
+        self._left.add(work)
+        work.add_done_callback(self._left.discard)
+        self._thread.shutdown(wait=False)
+        self._thread = one_thread()
 
     def _predict_all(self, calls: list[Call], rows: int) -> list[Predictions]:
         begun = time.monotonic()
@@ -216,12 +216,5 @@ class LoadedVersion:
         return [outcome.part(start, end) for start, end in pairwise(ends)]
 
 
-def _one_thread() -> ThreadPoolExecutor:
-    """Return a thread: the model computes off the event loop, which goes on answering Serve."""
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-
-
-def _seen(work: Work) -> None:
-    """Look at what became of it: asyncio logs exceptions that nobody has looked at."""
-    if not work.cancelled():
-        work.exception()
+async def _only(work: Work) -> Predictions:
+    return (await work)[0]

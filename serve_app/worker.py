@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import ray
@@ -12,6 +12,7 @@ from ray import serve
 
 from contract.tracking import MlflowUnreachableError
 from serve_app import scaling
+from serve_app.call import Call
 from serve_app.calls.ask import Ask, VersionNotHeldError
 from serve_app.calls.connection import Address
 from serve_app.calls.server import Server
@@ -19,7 +20,7 @@ from serve_app.control import following, memory
 from serve_app.control.conductor import Orders
 from serve_app.control.fleet import Report
 from serve_app.garbage import collect_rarely
-from serve_app.loaded import Call, LoadedVersion
+from serve_app.loaded import LoadedVersion
 from serve_app.models import registry
 from serve_app.models.model import Model
 from serve_app.models.predictions import Predictions
@@ -39,10 +40,10 @@ Load = Callable[[ServedVersion], Model]
 class Shelf:
     """The versions that a worker holds, loaded off the event loop. Times are on one clock."""
 
-    def __init__(self, load: Load, load_timeout_s: float = 60.0, patience_s: float = 10.0) -> None:
+    def __init__(self, load: Load, load_timeout_s: float = 60.0, deadline_s: float = 30.0) -> None:
         self._load = load
         self._load_timeout_s = load_timeout_s
-        self._patience_s = patience_s
+        self._deadline_s = deadline_s
         self._loaded: dict[str, LoadedVersion] = {}
         self._failed: dict[str, str] = {}
         self._unwanted_since: dict[str, float] = {}
@@ -62,7 +63,7 @@ class Shelf:
         if version.version not in self._loaded:
             async with asyncio.timeout(self._load_timeout_s):
                 model = await asyncio.to_thread(self._load, version)
-            self._loaded[version.version] = LoadedVersion(model, self._patience_s)
+            self._loaded[version.version] = LoadedVersion(model, self._deadline_s)
 
     async def obey(self, orders: Orders, now: float) -> None:
         """Load what is new, note what can't be loaded, drop what has been unwanted for a while.
@@ -102,8 +103,7 @@ class ModelWorker:
         self._shelf = Shelf(
             lambda version: registry.load(version, settings),
             settings.load_timeout_s,
-            # So that those who share a batch with a record that hangs still get their answers.
-            patience_s=self._deadline_s / 3,
+            self._deadline_s,
         )
         self._server = Server(self._answer, self._busy_s)
         self._address = await self._listen()
@@ -178,7 +178,7 @@ class ModelWorker:
 
     def _answer(
         self, rows: Rows, sizes: tuple[int, ...], ask: Ask
-    ) -> Predictions | Awaitable[Predictions]:
+    ) -> Predictions | Coroutine[Any, Any, Predictions]:
         loaded = self._shelf.held.get(ask.version)
         if loaded is None:
             raise VersionNotHeldError(f"version {ask.version} is not loaded here")

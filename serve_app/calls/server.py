@@ -3,13 +3,14 @@
 import asyncio
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
 
 from serve_app.calls import wire
 from serve_app.calls.ask import Ask
 from serve_app.calls.connection import Connection
-from serve_app.calls.wire import Array, Head
+from serve_app.calls.wire import Head
 from serve_app.models.predictions import Predictions
 from serve_app.records.rows import Rows
 
@@ -17,7 +18,7 @@ HELLO_TIMEOUT_S: Final = 5.0
 
 MAX_HELLO_BYTES: Final = 1024
 
-Answer = Callable[[Rows, tuple[int, ...], Ask], Predictions | Awaitable[Predictions]]
+Answer = Callable[[Rows, tuple[int, ...], Ask], Predictions | Coroutine[Any, Any, Predictions]]
 """(rows, row counts of the requests in them, what is asked) -> one outcome a row, now or later."""
 
 
@@ -32,7 +33,7 @@ class Server:
         self.busy_s = busy_s
         self.secret = secrets.token_hex(16)
         self._server: asyncio.Server | None = None
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[Predictions]] = set()
         self.connections: set[Connection] = set()
 
     @property
@@ -56,38 +57,44 @@ class Server:
         for connection in list(self.connections):
             connection.close()
 
-    def run(self, rows: Rows, head: Head, reply: Callable[..., None]) -> asyncio.Task[None] | None:
-        """Answer one call by `reply(head, array)`: now, or by the task that is returned."""
+    def run(
+        self, rows: Rows, head: Head, reply: Callable[..., None]
+    ) -> asyncio.Task[Predictions] | None:
+        """Answer one call by `reply(head, array)`: now, or after the task that is returned."""
         try:
             found = self._answer(rows, tuple(head["sizes"]), Ask(*head["ask"]))
+            if isinstance(found, Predictions):
+                _reply(reply, head["id"], found)
+                return None
         except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets an answer
-            reply(*_failed(head, error))
+            _fail(reply, head["id"], error)
             return None
-        if isinstance(found, Predictions):
-            reply(*_answered(head, found))
-            return None
-        task = asyncio.get_running_loop().create_task(self._wait(found, head, reply))
+        task = asyncio.get_running_loop().create_task(found)
         self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+        task.add_done_callback(partial(self._ended, reply, head["id"]))
         return task
 
-    async def _wait(
-        self, found: Awaitable[Predictions], head: Head, reply: Callable[..., None]
+    def _ended(
+        self, reply: Callable[..., None], number: int, task: asyncio.Task[Predictions]
     ) -> None:
+        self._calls.discard(task)
+        if task.cancelled():  # nobody waits for it
+            return
         try:
-            reply(*_answered(head, await found))
+            _reply(reply, number, task.result())
         except Exception as error:  # noqa: BLE001  # as above
-            reply(*_failed(head, error))
+            _fail(reply, number, error)
 
 
-def _answered(call: Head, found: Predictions) -> tuple[Head, Array]:
+def _reply(reply: Callable[..., None], number: int, found: Predictions) -> None:
     errors = {str(at): why for at, why in found.errors.items()}
     took = {"model_s": found.model_s, "model_rows": found.model_rows}
-    return {"id": call["id"], "errors": errors, **took}, found.values
+    reply({"id": number, "errors": errors, **took}, found.values)
 
 
-def _failed(call: Head, error: Exception) -> tuple[Head]:
-    return ({"id": call["id"], "failed": f"{type(error).__name__}: {error}"},)
+def _fail(reply: Callable[..., None], number: int, error: Exception) -> None:
+    text = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
+    reply({"id": number, "failed": text})
 
 
 class _Served(Connection):
@@ -98,7 +105,7 @@ class _Served(Connection):
         self._server = server
         self._is_trusted = False
         self._frames.max_bytes = MAX_HELLO_BYTES
-        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._calls: dict[int, asyncio.Task[Predictions]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

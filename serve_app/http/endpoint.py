@@ -20,7 +20,7 @@ from serve_app.http import answers, body
 from serve_app.http.answers import REQUEST_ID, Headers
 from serve_app.http.gate import Gate
 from serve_app.http.watch import AFTER_S, Watch
-from serve_app.models.predictions import NO_ROWS, Predictions
+from serve_app.models.predictions import NO_ROWS, UNANSWERED, Predictions
 from serve_app.protocols import media
 from serve_app.protocols.question import Answer, Head, Question, Read
 from serve_app.records.rows import Rows
@@ -190,6 +190,8 @@ def _problem(error: Exception, scope: Scope) -> ServeError:
 def _refuse_errors(predictions: Predictions) -> None:
     if not predictions.errors:
         return
+    if all(reason == UNANSWERED for reason in predictions.errors.values()):
+        raise DeadlineExceededError(UNANSWERED)
     faults = [{"index": at, "reason": why} for at, why in sorted(predictions.errors.items())]
     detail = f"record {faults[0]['index']}: {faults[0]['reason']}"
     if len(faults) > 1:

@@ -94,7 +94,8 @@ def _tried(
     estimate: Predict, rows: Rows, width: tuple[int, ...]
 ) -> tuple[npt.NDArray[Any], BaseException | None]:
     try:
-        values = np.asarray(estimate(rows))
+        # A copy, as some estimators transform in place, and the rows may be asked for again.
+        values = np.asarray(estimate(rows.copy()))
         if values.shape != (len(rows), *width):
             raise ValueError(f"an array of shape {values.shape} for {len(rows)} records")
     except BaseException as error:  # noqa: BLE001  # SystemExit, too: a model must not end its worker

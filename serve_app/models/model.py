@@ -42,18 +42,21 @@ class Model:
             return None
         return tuple(np.asarray(self.estimator.classes_).tolist())
 
+    def width(self, wants_probabilities: bool) -> tuple[int, ...]:
+        """Return the shape of one row's answer."""
+        return (len(self.estimator.classes_),) if wants_probabilities else ()
+
     def predict(self, rows: Rows, sizes: Sequence[int] = ()) -> Predictions:
         """Return a label or a number for each row.
 
         `sizes` are the row counts of the requests that make up `rows`; () is one request.
         """
-        return _predict(self._estimate, rows, sizes, ())
+        return _predict(self._estimate, rows, sizes, self.width(False))
 
     def probabilities(self, rows: Rows, sizes: Sequence[int] = ()) -> Predictions:
         """Return the classes' probabilities for each row, shape (records, classes)."""
-        width = (len(self.estimator.classes_),)
         predict = self._taking_rows(self.estimator.predict_proba)
-        return _predict(predict, rows, sizes, width)
+        return _predict(predict, rows, sizes, self.width(True))
 
     @cached_property
     def _estimate(self) -> Predict:

@@ -8,6 +8,9 @@ import numpy.typing as npt
 
 NO_ERRORS: Final[Mapping[int, str]] = {}
 
+UNANSWERED: Final = "the model has not answered in time, asked for this request by itself"
+"""Reason why a record has no answer, that is no fault of the record's: it may be worth a try."""
+
 
 class Predictions(NamedTuple):
     """Values of shape (records,), or (records, classes) for probabilities, and what failed.
@@ -51,13 +54,18 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
 
 
 def with_gaps(
-    parts: Sequence[Predictions | None], sizes: Sequence[int], reason: str
+    parts: Sequence[Predictions | None],
+    sizes: Sequence[int],
+    reason: str,
+    width: tuple[int, ...] = (),
 ) -> Predictions:
     """Return the outcomes of row blocks as one; all rows of a block without one have failed.
 
-    `sizes` are the row counts of the blocks.
+    `sizes` are the row counts of the blocks, `width` is the shape of one row's answer.
     """
-    like = next((part.values for part in parts if part is not None), np.empty(0))
+    # Truth values give way to any other type when outcomes are put together.
+    nothing = np.empty((0, *width), dtype=np.bool_)
+    like = next((part.values for part in parts if part is not None), nothing)
 
     def failed(rows: int) -> Predictions:
         values = np.zeros((rows, *like.shape[1:]), dtype=like.dtype)

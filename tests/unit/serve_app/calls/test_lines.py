@@ -125,6 +125,47 @@ def test_what_is_known_at_once_is_answered_at_once() -> None:
     asyncio.run(scenario())
 
 
+def test_an_answer_that_does_not_fit_a_frame_fails_its_call_alone() -> None:
+    """The line goes on, whether it was there at once or not."""
+
+    def too_large(rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+        if (rows < 0).any():
+            return Predictions(np.array([2**70, 1], dtype=object))
+        return Predictions(rows[:, 0])
+
+    async def too_late(rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+        await asyncio.sleep(0)
+        return too_large(rows, sizes, ask)
+
+    async def scenario() -> None:
+        for answer in (too_large, too_late):
+            async with connected(answer) as (server, line):
+                with pytest.raises(CallFailedError, match="TypeError"):
+                    await line.call(-ROWS, (2,), ASK)
+                assert (await line.call(ROWS, (2,), ASK)).values.tolist() == [1.0, 2.0]
+                assert not server.is_busy
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_is_cancelled_before_it_has_begun_leaves_nothing(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """No coroutine that was never awaited."""
+
+    async def scenario() -> None:
+        async with connected(double) as (server, line):
+            call = asyncio.create_task(line.call(ROWS, (2,), ASK))
+            await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            assert (await line.call(ROWS, (2,), ASK)).values.tolist() == [2.0, 4.0]
+            assert not server.is_busy
+
+    asyncio.run(scenario())
+    assert not [one for one in recwarn if "never awaited" in str(one.message)]
+
+
 def test_a_lost_connection_fails_what_waits_and_what_comes() -> None:
     """At once, not at a deadline."""
 

@@ -15,7 +15,7 @@ from serve_app.http.answers import REQUEST_ID
 from serve_app.http.body import Limits
 from serve_app.http.endpoint import Endpoint
 from serve_app.http.gate import Gate
-from serve_app.models.predictions import Predictions
+from serve_app.models.predictions import UNANSWERED, Predictions
 from serve_app.protocols.question import Answer, Head, Question
 from serve_app.records.rows import Rows
 
@@ -249,6 +249,22 @@ def test_records_without_an_answer_are_named() -> None:
     assert "1 more of 3 records" in asked.problem["detail"]
     assert len(ask([b"2 " * 50], predict=failing).problem["errors"]) == 20
     assert ask([b"1 2 3"], predict=failing, takes_errors=True).body == b"[1.0]"
+
+
+@pytest.mark.parametrize(
+    ("other", "status", "code"),
+    [(UNANSWERED, 504, "deadline_exceeded"), ("raised", 422, "unpredictable_records")],
+)
+def test_records_that_the_model_hangs_on_are_too_late_and_not_wrong(
+    other: str, status: int, code: str
+) -> None:
+    """Unless there's another fault beside them."""
+
+    async def hanging(rows: Rows, wants: bool, within_s: float | None = None) -> Predictions:
+        return Predictions(np.zeros(len(rows)), {0: UNANSWERED, 1: other})
+
+    asked = ask(predict=hanging)
+    assert (asked.status, asked.problem["code"]) == (status, code)
 
 
 def test_errors_keep_their_own_headers_and_the_request_id() -> None:

@@ -114,3 +114,21 @@ def test_rows_that_fail_only_together_all_get_their_values() -> None:
     found, faults = blame.predict(raises_for_many, good(10), (10,))
     assert not faults
     assert sorted(answered(found)) == list(range(10))
+
+
+def test_an_estimator_that_writes_into_its_rows_is_asked_for_what_was_sent() -> None:
+    """As scikit-learn's transformers with `copy=False` do."""
+
+    def in_place(rows: Rows) -> npt.NDArray[Any]:
+        is_bad = bool((rows < 0).any())
+        rows += 1000.0
+        if is_bad:
+            raise ValueError("negative")
+        values: npt.NDArray[Any] = rows[:, 0] - 1000.0
+        return values
+
+    sent = np.array([[1.0], [2.0], [-1.0]])
+    found, faults = blame.predict(in_place, sent, (1, 1, 1))
+    assert answered(found) == {0: 1.0, 1: 2.0}
+    assert set(faults) == {2}
+    assert sent[0] == 1.0
