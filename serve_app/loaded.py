@@ -23,7 +23,7 @@ from serve_app.call import Call
 from serve_app.calls.pace import Pace
 from serve_app.models.model import Model
 from serve_app.models.predictions import Predictions
-from serve_app.rescue import Rescue, Work, one_thread
+from serve_app.rescue import Left, Rescue, Waiting, Work, one_thread
 
 MAX_CALLS_PER_BATCH: Final = 8
 QUICK_S: Final = 0.002
@@ -36,11 +36,11 @@ SINGLE_PATIENCE: Final = 1 / 6
 """Share of the deadline for which each of its requests is then tried."""
 
 LAST_RESORT: Final = 0.8
-"""Share of the deadline after which those that have no answer have failed, so that the others of
-their call get theirs in time."""
+"""Share of the deadline, from a call's arrival on, after which those of its requests that have no
+answer have failed, so that the others get theirs in time."""
 
 MOST_LEFT: Final = 4
-"""Threads of one version that hang, beside those of rescues; then batches wait for it again."""
+"""Threads that are left to one version that hangs; then nothing more is tried, and batches wait."""
 
 
 class Recorder:
@@ -98,12 +98,12 @@ class Recorder:
 Answer = Predictions | asyncio.Future[Predictions]
 """What a call gets, or what it has to wait for by itself."""
 
-Answers = Callable[[list[Call]], Coroutine[Any, Any, list[Answer]]]
+Answers = Callable[[list[Waiting]], Coroutine[Any, Any, list[Answer]]]
 
 
 def _answering(held: "list[LoadedVersion]") -> Answers:
-    async def answers(calls: list[Call]) -> list[Answer]:
-        return await held[0].answers(calls)
+    async def answers(waiting: list[Waiting]) -> list[Answer]:
+        return await held[0].answers(waiting)
 
     return answers
 
@@ -120,7 +120,7 @@ class LoadedVersion:
         self._model = model
         self._deadline_s = deadline_s
         self._thread = one_thread()
-        self._left: set[Work] = set()
+        self._left = Left(MOST_LEFT)
         self._pace = Pace(QUICK_S)
         self.recorder = Recorder(time.monotonic())
         # Not as a decorator of a method: all instances would share one queue, and a batch of calls
@@ -128,57 +128,60 @@ class LoadedVersion:
         # it must not hold the model.
         self._held = [self]
         join = serve.batch(max_batch_size=MAX_CALLS_PER_BATCH, batch_wait_timeout_s=0)
-        self._batch: Callable[[Call], Awaitable[Answer]] = join(_answering(self._held))
+        self._batch: Callable[[Waiting], Awaitable[Answer]] = join(_answering(self._held))
 
-    def predict(self, call: Call) -> Predictions | Coroutine[Any, Any, Predictions]:
-        """Return one outcome for each row of a call: now if the model is quick and idle."""
+    def predict(
+        self, call: Call, is_retry: bool = False
+    ) -> Predictions | Coroutine[Any, Any, Predictions]:
+        """Return one outcome for each row of a call: now if the model is quick and idle.
+
+        A retry is left to the thread in any case: if it hangs the model, the event loop goes on.
+        """
         rows = len(call.rows)
-        if self._pace.is_quick(rows) and not self.recorder.is_busy:
+        if self._pace.is_quick(rows) and not (is_retry or self.recorder.is_busy):
             return self._predict_all([call], rows)[0]
         return self._joined(call, rows)
 
     async def _joined(self, call: Call, rows: int) -> Predictions:
+        until = asyncio.get_running_loop().time() + self._deadline_s * LAST_RESORT
+        waiting = Waiting(call, until)
         # Counted down here: a call that is cancelled while it waits never reaches `_batch`.
         with self.recorder.queued(rows):
-            answer = await self._batch(call)
-            return answer if isinstance(answer, Predictions) else await answer
+            try:
+                answer = await self._batch(waiting)
+                return answer if isinstance(answer, Predictions) else await answer
+            finally:
+                waiting.is_gone = True
 
     def close(self) -> None:
         """Let the thread end once it is done with what it has."""
         self._thread.shutdown(wait=False)
         self._held.clear()
 
-    async def answers(self, calls: list[Call]) -> list[Answer]:
-        """Predict the calls that wait, all of one kind at once."""
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
+    async def answers(self, waiting: list[Waiting]) -> list[Answer]:
+        """Predict for those who wait, all of one kind at once."""
+        calls = [one.call for one in waiting]
         work = self._begin(calls, self._thread)
-        may_leave = len(self._left) < MOST_LEFT
-        await asyncio.wait({work}, timeout=self._deadline_s * PATIENCE if may_leave else None)
+        await asyncio.wait({work}, timeout=self._deadline_s * PATIENCE)
+        await self._left.room(work)
         if work.done():
             return [*work.result()]
-        self._leave(work)
+        # The thread is left to it, and another one used from now on. That the model is still busy
+        # shows in the recorder, and makes Serve replace this worker.
+        self._left.add(work)
+        self._thread.shutdown(wait=False)
+        self._thread = one_thread()
         if sum(len(call.sizes) for call in calls) == 1:
+            loop = asyncio.get_running_loop()
             return [loop.create_task(_only(work), context=contextvars.Context())]
-        until = begun + self._deadline_s * LAST_RESORT
         patience_s = self._deadline_s * SINGLE_PATIENCE
-        rescue = Rescue(calls, work, self._begin, patience_s, until, self._model.width)
+        rescue = Rescue(waiting, work, self._begin, patience_s, self._left, self._model.width)
         return [*rescue.answers]
 
     def _begin(self, calls: list[Call], thread: ThreadPoolExecutor) -> Work:
         rows = sum(len(call.rows) for call in calls)
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(thread, self._predict_all, calls, rows)
-
-    def _leave(self, work: Work) -> None:
-        """Leave the thread to what it is busy with, and use another one from now on.
-
-        That the model is still busy shows in the recorder, and makes Serve replace this worker.
-        """
-        self._left.add(work)
-        work.add_done_callback(self._left.discard)
-        self._thread.shutdown(wait=False)
-        self._thread = one_thread()
 
     def _predict_all(self, calls: list[Call], rows: int) -> list[Predictions]:
         begun = time.monotonic()
@@ -217,4 +220,5 @@ class LoadedVersion:
 
 
 async def _only(work: Work) -> Predictions:
-    return (await work)[0]
+    # Shielded: who gives up waiting doesn't end the thread, which counts until it does.
+    return (await asyncio.shield(work))[0]

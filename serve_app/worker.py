@@ -182,7 +182,7 @@ class ModelWorker:
         loaded = self._shelf.held.get(ask.version)
         if loaded is None:
             raise VersionNotHeldError(f"version {ask.version} is not loaded here")
-        return loaded.predict(Call(rows, sizes, ask.wants_probabilities))
+        return loaded.predict(Call(rows, sizes, ask.wants_probabilities), ask.is_retry)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what `scaling.worker_policy` decides by; called by Serve."""

@@ -8,6 +8,8 @@ class Ask(NamedTuple):
 
     version: str
     wants_probabilities: bool = False
+    is_retry: bool = False
+    """Whether a worker was lost with it: it may hang the model."""
 
 
 class VersionNotHeldError(Exception):

@@ -13,13 +13,16 @@ from serve_app.calls.ask import Ask, VersionNotHeldError
 from serve_app.calls.connection import Address
 from serve_app.calls.lines import CallFailedError, LineLostError, Lines
 from serve_app.calls.retries import RetryBudget
-from serve_app.errors import NotReadyError, OverloadedError
-from serve_app.models.predictions import Predictions, with_gaps
+from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedError
+from serve_app.models.predictions import UNANSWERED, Predictions, with_gaps
 from serve_app.records.rows import Rows
 
 OPEN_TIMEOUT_S: Final = 5.0
 MOST_ASKED: Final = 10
 ASK_AGAIN_S: Final = 0.2
+
+AGAIN_S: Final = 10.0
+"""For how long each request is asked again: a worker that has fallen silent may hang with one."""
 
 LOST_TWICE: Final = "a model worker was lost, twice, while it predicted this request"
 
@@ -66,19 +69,24 @@ class Workers:
         except _WorkerLostError:
             if not self._retries.take():
                 raise NotReadyError("too many model workers were lost: try again later") from None
-        return await self._singly(rows, sizes, ask)
+        return await self._singly(rows, sizes, ask._replace(is_retry=True))
 
     async def _singly(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
-        """Ask for one request after another; who loses a worker again has failed."""
-        parts: list[Predictions | None] = []
+        """Ask for one request after another; who loses a worker again, or hangs one, has failed."""
+        parts: list[Predictions | str] = []
         for start, end in pairwise(accumulate(sizes, initial=0)):
             try:
-                parts.append(await self._once(rows[start:end], (end - start,), ask))
+                async with asyncio.timeout(AGAIN_S):
+                    parts.append(await self._once(rows[start:end], (end - start,), ask))
             except _WorkerLostError:
-                parts.append(None)
-        if not any(parts):
-            raise NotReadyError("two model workers were lost: try again later")
-        return with_gaps(parts, sizes, LOST_TWICE)
+                parts.append(LOST_TWICE)
+            except TimeoutError:
+                parts.append(UNANSWERED)
+        if all(isinstance(part, str) for part in parts):
+            if LOST_TWICE in parts:
+                raise NotReadyError("two model workers were lost: try again later")
+            raise DeadlineExceededError(UNANSWERED)
+        return with_gaps(parts, sizes)
 
     async def _once(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
         line = self._lines.pick()

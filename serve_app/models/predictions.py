@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 NO_ERRORS: Final[Mapping[int, str]] = {}
 
-UNANSWERED: Final = "the model has not answered in time, asked for this request by itself"
+UNANSWERED: Final = "the model has not answered in time"
 """Reason why a record has no answer, that is no fault of the record's: it may be worth a try."""
 
 
@@ -54,23 +54,23 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
 
 
 def with_gaps(
-    parts: Sequence[Predictions | None],
-    sizes: Sequence[int],
-    reason: str,
-    width: tuple[int, ...] = (),
+    parts: Sequence[Predictions | str], sizes: Sequence[int], width: tuple[int, ...] = ()
 ) -> Predictions:
-    """Return the outcomes of row blocks as one; all rows of a block without one have failed.
+    """Return the outcomes of row blocks as one; a block that has failed is given by its reason.
 
     `sizes` are the row counts of the blocks, `width` is the shape of one row's answer.
     """
     # Truth values give way to any other type when outcomes are put together.
     nothing = np.empty((0, *width), dtype=np.bool_)
-    like = next((part.values for part in parts if part is not None), nothing)
+    like = next((part.values for part in parts if not isinstance(part, str)), nothing)
 
-    def failed(rows: int) -> Predictions:
+    def failed(reason: str, rows: int) -> Predictions:
         values = np.zeros((rows, *like.shape[1:]), dtype=like.dtype)
         return Predictions(values, dict.fromkeys(range(rows), reason))
 
     return concatenate(
-        [failed(rows) if part is None else part for part, rows in zip(parts, sizes, strict=True)]
+        [
+            failed(part, rows) if isinstance(part, str) else part
+            for part, rows in zip(parts, sizes, strict=True)
+        ]
     )

@@ -14,13 +14,13 @@ from sklearn.linear_model import LinearRegression
 from serve_app.call import Call
 from serve_app.calls.ask import Ask, VersionNotHeldError
 from serve_app.control.conductor import Orders
-from serve_app.loaded import MOST_LEFT, Answer, LoadedVersion, Recorder
+from serve_app.loaded import LAST_RESORT, MOST_LEFT, Answer, LoadedVersion, Recorder
 from serve_app.model_errors import UnservableModelError
 from serve_app.models import model_files
 from serve_app.models.model import Model
 from serve_app.models.predictions import UNANSWERED, Predictions, concatenate
 from serve_app.models.served import ServedVersion
-from serve_app.rescue import MOST_HUNG
+from serve_app.rescue import Waiting
 from serve_app.scaling import BUSY_SHARE, QUEUED_ROWS
 from serve_app.worker import LINGER_S, ModelWorker, Shelf
 from tests import models
@@ -52,8 +52,8 @@ class Alone(LoadedVersion):
         super().__init__(model, deadline_s)
         self._batch = self._alone
 
-    async def _alone(self, call: Any) -> Any:
-        return (await self.answers([call]))[0]
+    async def _alone(self, waiting: Any) -> Any:
+        return (await self.answers([waiting]))[0]
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +114,15 @@ async def outcome(answer: Answer) -> Predictions:
     return answer if isinstance(answer, Predictions) else await answer
 
 
+async def answers(version: LoadedVersion, *calls: Call) -> list[Answer]:
+    """What a version answers several calls that wait, or what they have to wait for."""
+    until = asyncio.get_running_loop().time() + version._deadline_s * LAST_RESORT
+    return await version.answers([Waiting(call, until) for call in calls])
+
+
 async def outcomes(version: LoadedVersion, calls: list[Call]) -> list[Predictions]:
-    """What a version answers several calls that wait."""
-    return [await outcome(answer) for answer in await version.answers(calls)]
+    """What it answers them."""
+    return [await outcome(answer) for answer in await answers(version, *calls)]
 
 
 class NoServer(ModelWorker):
@@ -186,6 +192,9 @@ def test_a_quick_model_answers_now_and_one_that_is_busy_later(model: Model) -> N
         assert now.values[0] == 6.0
         assert now.errors == {1: "the model raised ValueError for this record"}
         assert now.model_rows == 2
+        again = version.predict(call_of(np.ones((2, 1))), is_retry=True)
+        assert not isinstance(again, Predictions)
+        assert (await again).values.tolist() == [2.0, 2.0]
         version.recorder.begin(time.monotonic())
         while_busy = version.predict(call_of(np.ones((2, 1))))
         assert not isinstance(while_busy, Predictions)
@@ -226,7 +235,7 @@ def test_whoever_shares_a_batch_with_a_record_that_hangs_is_answered(model: Mode
             call_of(np.array([[4.0]])),
         ]
         begun = time.monotonic()
-        slow, quick = await version.answers(calls)
+        slow, quick = await answers(version, *calls)
         assert (await outcome(quick)).values.tolist() == [8.0]
         assert time.monotonic() - begun < 0.7 * DEADLINE_S
         beside = await later(version, call_of(np.array([[5.0]])))
@@ -255,9 +264,74 @@ def test_requests_that_hang_take_a_bounded_number_of_threads(model: Model) -> No
         assert time.monotonic() - begun < DEADLINE_S
         assert found.errors == dict.fromkeys(range(1, 8), UNANSWERED)
         assert found.values[0] == 2.0
-        assert len(version.recorder._begun) == 1 + MOST_HUNG
+        assert len(version.recorder._begun) == MOST_LEFT
         hanging.gate.set()
 
+    asyncio.run(scenario())
+
+
+def test_who_has_gone_is_not_rescued(model: Model) -> None:
+    """Its records take no thread with them."""
+
+    async def scenario() -> None:
+        hanging = Hanging()
+        version = Alone(replace(model, estimator=hanging), DEADLINE_S)
+        until = asyncio.get_running_loop().time() + 0.8 * DEADLINE_S
+        bad, good = (Waiting(call_of(np.array([[x]])), until) for x in (-1.0, 1.0))
+        asyncio.get_running_loop().call_later(0.05, setattr, bad, "is_gone", True)
+        _, answer = await version.answers([bad, good])
+        assert (await outcome(answer)).values.tolist() == [2.0]
+        assert len(version.recorder._begun) == 1
+        hanging.gate.set()
+
+    asyncio.run(scenario())
+
+
+def test_a_trial_that_is_late_still_counts(model: Model) -> None:
+    """As soon as it is there, though the batch hangs on."""
+
+    class Late(Hanging):
+        def predict(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            if len(rows) == 1:
+                time.sleep(DEADLINE_S / 4)  # longer than each is waited for
+                return rows[:, 0] * 2
+            return super().predict(rows)
+
+    async def scenario() -> None:
+        late = Late()
+        version = Alone(replace(model, estimator=late), DEADLINE_S)
+        begun = time.monotonic()
+        (found,) = await outcomes(version, [call_of(np.array([[-1.0], [1.0]]), 1, 1)])
+        assert (found.errors, found.values.tolist()) == ({}, [-2.0, 2.0])
+        assert time.monotonic() - begun < LAST_RESORT * DEADLINE_S + 0.1
+        late.gate.set()
+
+    asyncio.run(scenario())
+
+
+def test_a_rescue_that_fails_leaves_nobody_behind(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch itself answers, or its deadline does."""
+
+    async def scenario() -> None:
+        hanging = Hanging()
+        version = Alone(replace(model, estimator=hanging), DEADLINE_S)
+        calls = [call_of(np.array([[-1.0]])), call_of(np.array([[1.0]]))]
+        waiting = await answers(version, *calls)
+        assert not any(isinstance(one, Predictions) for one in waiting)
+        found = [await outcome(one) for one in waiting]
+        assert [one.errors for one in found] == [{0: UNANSWERED}, {0: UNANSWERED}]
+        hanging.gate.set()
+
+    begin = LoadedVersion._begin
+
+    def no_more_threads(self: LoadedVersion, calls: list[Call], thread: Any) -> Any:
+        if len(calls) == 1:
+            raise RuntimeError("can't start new thread")
+        return begin(self, calls, thread)
+
+    monkeypatch.setattr(LoadedVersion, "_begin", no_more_threads)
     asyncio.run(scenario())
 
 
@@ -268,9 +342,9 @@ def test_versions_that_hang_on_everything_do_so_in_few_threads(model: Model) -> 
         held = Held()
         version = Alone(replace(model, estimator=held), 0.03)
         for _ in range(MOST_LEFT):
-            (waiting,) = await version.answers([call_of(np.ones((1, 1)))])
+            (waiting,) = await answers(version, call_of(np.ones((1, 1))))
             assert not isinstance(waiting, Predictions)
-        last = asyncio.create_task(version.answers([call_of(np.ones((1, 1)))]))
+        last = asyncio.create_task(answers(version, call_of(np.ones((1, 1)))))
         await asyncio.sleep(0.1)
         assert not last.done()
         held.gate.set()
@@ -325,7 +399,7 @@ def test_a_request_that_hangs_alone_holds_up_nobody(model: Model) -> None:
         hanging = Hanging()
         version = Alone(replace(model, estimator=hanging), 0.15)
         waiting = asyncio.create_task(later(version, call_of(-np.ones((3, 1)))))
-        (first,) = await version.answers([call_of(-np.ones((1, 1)))])
+        (first,) = await answers(version, call_of(-np.ones((1, 1))))
         assert not isinstance(first, Predictions)
         (second,) = await outcomes(version, [call_of(np.ones((1, 1)))])
         assert second.values.tolist() == [2.0]

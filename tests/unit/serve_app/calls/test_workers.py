@@ -9,12 +9,13 @@ from ray.exceptions import ActorDiedError, RayTaskError, TaskCancelledError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from serve_app.calls import workers as workers_module
 from serve_app.calls.ask import Ask
 from serve_app.calls.lines import CallFailedError, LineLostError, Lines
 from serve_app.calls.retries import RESERVE, SHARE
 from serve_app.calls.workers import LOST_TWICE, Workers
-from serve_app.errors import NotReadyError, OverloadedError
-from serve_app.models.predictions import Predictions
+from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedError
+from serve_app.models.predictions import UNANSWERED, Predictions
 
 ROWS = np.ones((1, 1))
 
@@ -144,6 +145,9 @@ def test_a_call_that_nobody_waits_for_is_cancelled_at_the_worker() -> None:
     asyncio.run(scenario())
 
 
+HANGING = 17.0
+
+
 class Workplace(Lines):
     """Lines to workers that die of a record, until there are none; notes what they are asked."""
 
@@ -163,6 +167,10 @@ class Workplace(Lines):
         if self.deadly in rows[:, 0]:
             self.left -= 1
             raise LineLostError
+        if HANGING in rows[:, 0]:
+            if not ask.is_retry:  # it has fallen silent
+                raise LineLostError
+            await asyncio.sleep(60)
         return Predictions(rows[:, 0] * 2)
 
 
@@ -175,6 +183,20 @@ def test_what_was_lost_with_a_worker_is_asked_one_by_one() -> None:
     assert found.values[[0, 2, 3]].tolist() == [2.0, 4.0, 6.0]
     assert dict(found.errors) == {1: LOST_TWICE}
     assert lines.left == 1
+
+
+def test_a_record_that_hangs_a_worker_is_not_waited_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its neighbours are answered; if there are none, it is told that it is too late."""
+    monkeypatch.setattr(workers_module, "AGAIN_S", 0.05)
+    lines = Workplace(workers=3, deadly=13.0)
+    rows = np.array([[1.0], [HANGING], [2.0]])
+    found = asyncio.run(Workers(Handle(), lines).predict(rows, (1, 1, 1), Ask("7")))
+    assert found.values[[0, 2]].tolist() == [2.0, 4.0]
+    assert dict(found.errors) == {1: UNANSWERED}
+    with pytest.raises(DeadlineExceededError):
+        asyncio.run(Workers(Handle(), lines).predict(rows[1:2], (1,), Ask("7")))
 
 
 def test_calls_are_not_made_again_without_end() -> None:
