@@ -1,5 +1,6 @@
 """Models for tests, in directories and in a registry, written by MLflow as training writes them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,16 @@ def register(
 
 
 def register_directory(
-    client: MlflowClient, name: str, directory: Path, tags: dict[str, str] | None = None
+    client: MlflowClient,
+    name: str,
+    directory: Path,
+    tags: dict[str, str] | None = None,
+    prepare: Callable[[Path, str], None] = lambda directory, run_id: None,
 ) -> str:
-    """Register a model directory as it is, without an alias, and return its version."""
+    """Register a model directory as `prepare` leaves it, without an alias; return its version."""
     mlflow.set_experiment(name)
     with mlflow.start_run() as run:
+        prepare(directory, run.info.run_id)
         mlflow.log_artifacts(str(directory), names.MODEL_ARTIFACT)
     if not client.search_registered_models(filter_string=f"name='{name}'"):
         client.create_registered_model(name)

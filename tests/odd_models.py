@@ -146,8 +146,10 @@ class SometimesHanging(Line):
         return self.line(x)
 
 
-RAISES, CANCELS, EXITS, INTERRUPTS, FALLS_SHORT, HAS_NONE, HANGS, CRASHES = range(101, 109)
+RAISES, CANCELS, EXITS, INTERRUPTS, FALLS_SHORT, HAS_NONE, HANGS, CRASHES, LINGERS = range(101, 110)
 """Records with which a `Moody` model does as they say."""
+
+LINGER_S = 2.0
 
 
 class Moody(Line):
@@ -168,6 +170,8 @@ class Moody(Line):
             return self.line(x)[:-1]
         if HANGS in said:
             time.sleep(3600)
+        if LINGERS in said:
+            time.sleep(LINGER_S)
         if CRASHES in said:
             os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
         return np.where(x == HAS_NONE, np.nan, self.line(x))

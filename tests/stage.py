@@ -1,4 +1,4 @@
-"""A running system in front of a registry, for tests that move its versions under traffic."""
+"""A running system with API keys, for tests that move its versions under traffic."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ import numpy as np
 from mlflow import MlflowClient
 
 from contract import names
+from serve_app.access import keys as api_keys
 from tests import models, odd_models, running, traffic
 from tests.mlflow_relay import Relay
 from tests.odd_models import Line
 from tests.running import Running
+from tests.signed_models import Keys
 from tests.traffic import Task, Traffic
 
 ROWS = np.full((3, 1), 0.5)
@@ -46,6 +48,8 @@ class Stage:
     relay: Relay
     name: str
     slopes: dict[str, float] = field(default_factory=dict)
+    keys: Keys | None = None
+    """What versions are signed with, before they are spoiled."""
 
     def add(
         self,
@@ -55,7 +59,7 @@ class Stage:
         tags: dict[str, str] | None = None,
     ) -> str:
         """Register a version without an alias; `change` spoils its files before."""
-        version = register(self.client, self.name, estimator, change, column, tags)
+        version = register(self.client, self.name, estimator, change, column, tags, self.keys)
         self.slopes[version] = estimator.slope
         return version
 
@@ -112,7 +116,7 @@ class Stage:
 
     def capacity(self, seconds: float = 5.0) -> float:
         """Return how many requests are answered a second, at most."""
-        task = Task(self.service.url, 0.0, self.slopes, closed=CLOSED_SENDERS)
+        task = Task(self.service.url, 0.0, self.slopes, closed=CLOSED_SENDERS, key=self.service.key)
         with traffic.traffic(task) as under_way:
             time.sleep(seconds)
             return under_way.stop().check().answered / seconds
@@ -120,7 +124,9 @@ class Stage:
     @contextmanager
     def traffic(self, per_s: float = PER_S, may_fail: Sequence[str] = ()) -> Iterator[Traffic]:
         """Steady traffic; name the versions before."""
-        task = Task(self.service.url, per_s, self.slopes, may_fail=tuple(may_fail))
+        task = Task(
+            self.service.url, per_s, self.slopes, may_fail=tuple(may_fail), key=self.service.key
+        )
         with traffic.traffic(task) as under_way:
             yield under_way
 
@@ -132,14 +138,20 @@ def register(
     change: Callable[[Path], None] = lambda directory: None,
     column: str = "x",
     tags: dict[str, str] | None = None,
+    keys: Keys | None = None,
 ) -> str:
-    """Register an estimator as it is, or spoiled."""
+    """Register an estimator as it is, or signed and spoiled."""
+
+    def prepare(directory: Path, run_id: str) -> None:
+        if keys is not None:
+            keys.sign(directory, name, run_id)
+        change(directory)
+
     with tempfile.TemporaryDirectory() as folder, odd_models.behaving():
         directory = models.write(
             Path(folder) / "model", estimator.fit(ROWS), ROWS, [column], odd_models.TRUSTED
         )
-        change(directory)
-        return models.register_directory(client, name, directory, tags)
+        return models.register_directory(client, name, directory, tags, prepare)
 
 
 def with_rollouts(**policy: Any) -> Callable[[Config], None]:
@@ -174,14 +186,25 @@ def stage(
     name: str,
     first: Line,
     change: Callable[[Config], None],
+    signed_with: Keys | None = None,
 ) -> Iterator[Stage]:
     """A system whose first champion is `first`; runs inside the `with` block."""
     mlflow.set_tracking_uri(uri)
     client = MlflowClient(tracking_uri=uri)
-    version = register(client, name, first)
+    version = register(client, name, first, keys=signed_with)
     client.set_registered_model_alias(name, names.CHAMPION, version)
     running.copy_project(root)
     running.change_config(root, change)
-    own = {**environ, "MLFLOW_TRACKING_URI": relay.uri, "MODEL_NAME": name}
+    key, sent = api_keys.create("predict,feedback,admin")
+    own = {
+        **environ,
+        "MLFLOW_TRACKING_URI": relay.uri,
+        "MODEL_NAME": name,
+        "ENDEAVOUR_ENV": "production",
+        "ENDEAVOUR_API_KEYS": str(key),
+        "ENDEAVOUR_API_KEY": sent,
+    }
+    if signed_with is not None:
+        own["ENDEAVOUR_SIGNING_PUBLIC_KEYS"] = str(signed_with.public)
     with running.system(root, own) as service:
-        yield Stage(service, client, relay, name, {version: first.slope})
+        yield Stage(service, client, relay, name, {version: first.slope}, signed_with)

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import aiohttp
+import numpy as np
 
 from tests import running
 
@@ -91,6 +92,16 @@ class Ledger:
         assert self.lost == [], (self.lost_count, self.lost)
         assert self.answered == self.sent > 0
         return self
+
+
+def report(what: str, ledger: Ledger) -> Ledger:
+    """Print the figures that docs/reliability.md has, for `pytest -s`; return the ledger."""
+    p50, p99, longest = 1000 * np.percentile(ledger.latencies_s, [50, 99, 100])
+    print(
+        f"\n{what}: {ledger.sent} sent, {ledger.lost_count} lost; "
+        f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {longest / 1000:.1f} s"
+    )
+    return ledger
 
 
 class Traffic:

@@ -123,6 +123,15 @@ def test_mlflow_shows_the_run_and_the_version(first: Running) -> None:
     assert len(listed["files"]) >= 4
 
 
+def test_dashboard_and_mlflow_are_on_loopback(first: Running) -> None:
+    """Nobody reaches them from elsewhere."""
+    for name in ("RAY_DASHBOARD_PORT", "MLFLOW_PORT"):
+        port = int(first.environ[name])
+        found = [one for process in first.processes() for one in process.net_connections("tcp")]
+        hosts = {one.laddr.ip for one in found if one.laddr.port == port and not one.raddr}
+        assert hosts == {"127.0.0.1"}, name
+
+
 def test_training_again_with_nothing_changed_registers_nothing(first: Running) -> None:
     """`make train` names the version that exists."""
     completed = subprocess.run(

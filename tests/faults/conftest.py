@@ -19,7 +19,7 @@ from serve_app.access import key_file, keys
 from tests import models, odd_models, running, traffic
 from tests.odd_models import Line, Moody
 from tests.running import Running
-from tests.traffic import Ledger, Task, Traffic
+from tests.traffic import Task, Traffic
 
 SLOPE = 2.0
 VERSION = "local"
@@ -77,16 +77,6 @@ class System:
             return len(now) >= count and pid not in now
 
         running.wait_for(is_replaced, BACK_S)
-
-
-def report(what: str, ledger: Ledger) -> Ledger:
-    """Print the figures that docs/reliability.md has, for `pytest -s`; return the ledger."""
-    p50, p99, longest = 1000 * np.percentile(ledger.latencies_s, [50, 99, 100])
-    print(
-        f"\n{what}: {ledger.sent} sent, {ledger.lost_count} lost; "
-        f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {longest / 1000:.1f} s"
-    )
-    return ledger
 
 
 def start(

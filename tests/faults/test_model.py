@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import requests
 
 from tests import odd_models, running
-from tests.faults.conftest import BACK_S, PER_S, SLOPE, System, report
+from tests.faults.conftest import BACK_S, PER_S, SLOPE, System, start
+from tests.odd_models import Moody
+from tests.traffic import report
 
 AT_FAULT = {
     "raises": odd_models.RAISES,
@@ -22,6 +29,9 @@ AT_FAULT = {
 
 CROWD = 40
 """Requests at once, so that some of them share a batch."""
+
+FILLING = 600
+"""More than `limits.max_requests` of two ingresses."""
 
 DEADLINE_S = 30.0
 """`limits.deadline_s` as shipped."""
@@ -103,20 +113,69 @@ def test_a_client_that_hangs_up_costs_its_neighbours_nothing(system: System) -> 
     assert ledger.sent > PER_S
 
 
-def test_a_client_may_wait_for_less(system: System) -> None:
-    """It is told in time; what it sends otherwise by headers does nothing."""
-    headers = {"x-api-key": system.service.key}
-    answer = system.service.post(
-        "/stream", {"X": 1.0}, headers={**headers, "x-request-timeout-ms": "1"}
+def test_clients_that_hang_up_while_the_model_is_busy_free_their_places(system: System) -> None:
+    """More of them than are let in at once; whoever comes next is let in."""
+    body = json.dumps({"X": odd_models.LINGERS}).encode()
+    request = (
+        b"POST /stream HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nx-api-key: "
+        + system.service.key.encode()
+        + b"\r\ncontent-length: %d\r\n\r\n" % len(body)
+        + body
     )
-    assert answer.status_code in (200, 504)
-    for name, value in (
-        ("x-request-timeout-seconds", "0"),
-        ("x-request-timeout-seconds", "nan"),
-        ("x-request-timeout-seconds", "\xff"),
-        ("x-request-disconnect-disabled", "?1"),
-    ):
-        answer = system.service.post(
-            "/stream", {"X": 1.0}, headers={**headers, name: value.encode("latin-1")}
-        )
-        assert answer.json() == {"result": SLOPE}
+    address = ("127.0.0.1", int(system.service.environ["PORT"]))
+    with contextlib.ExitStack() as stack:
+        for _ in range(FILLING):
+            client = stack.enter_context(socket.create_connection(address, timeout=30))
+            client.sendall(request)
+        time.sleep(0.2)
+        full = system.service.post("/stream", {"X": 1.0})
+    assert (full.status_code, full.json()["code"]) == (503, "overloaded")
+    time.sleep(1.0)
+    began = time.monotonic()
+    answers = [system.service.post("/stream", {"X": 1.0}) for _ in range(20)]
+    took_s = time.monotonic() - began
+    print(f"\n{FILLING} clients hung up; twenty requests after that took {took_s:.1f} s")
+    assert {answer.status_code for answer in answers} == {200}
+
+
+def test_a_client_may_wait_for_less(system: System) -> None:
+    """It is told in time, and the model is soon there for others."""
+
+    def ask(_: int) -> tuple[requests.Response, float]:
+        headers = {"x-api-key": system.service.key, "x-request-timeout-ms": "300"}
+        began = time.monotonic()
+        answer = system.service.post("/stream", {"X": odd_models.LINGERS}, headers=headers)
+        return answer, time.monotonic() - began
+
+    with ThreadPoolExecutor(CROWD) as pool:
+        asked = list(pool.map(ask, range(CROWD)))
+    assert {answer.status_code for answer, _ in asked} == {504}
+    assert {answer.json()["code"] for answer, _ in asked} == {"deadline_exceeded"}
+    assert all(0.29 < took_s < 1.0 for _, took_s in asked)
+    began = time.monotonic()
+    assert system.service.post("/stream", {"X": 1.0}).json() == {"result": SLOPE}
+    assert time.monotonic() - began < 3 * odd_models.LINGER_S
+
+
+@pytest.mark.system
+@pytest.mark.timeout(600)
+def test_a_quick_model_that_hangs_costs_its_neighbours_nothing(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """Though it runs on its worker's event loop; the workers are replaced one after the other."""
+    with start(tmp_path, free_port, Moody(SLOPE, 0.0)) as service:
+        system = System(service)
+        workers = set(system.pids("ModelWorker"))
+        with system.traffic() as under_way:
+            time.sleep(1.0)
+            began = time.monotonic()
+            answer = service.post("/stream", {"X": odd_models.HANGS}, timeout=60)
+            took_s = time.monotonic() - began
+            running.wait_for(lambda: not workers & set(system.pids("ModelWorker")), 150)
+            time.sleep(5.0)
+            ledger = report("a record that hangs a quick model", under_way.stop())
+    print(f"its own answer: {answer.status_code} after {took_s:.1f} s")
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+    assert took_s < DEADLINE_S + 2
+    ledger.check()
+    assert max(ledger.latencies_s) < DEADLINE_S

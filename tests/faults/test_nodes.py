@@ -15,10 +15,11 @@ import pytest
 
 from launcher import preflight
 from tests import running
-from tests.faults.conftest import PER_S, SLOPE, System, report, start
+from tests.faults.conftest import PER_S, SLOPE, System, start
 from tests.integration.serving.conftest import deploy
 from tests.odd_models import Moody
 from tests.running import Running
+from tests.traffic import report
 
 JOINED_S = 30.0
 GONE_S = 20.0

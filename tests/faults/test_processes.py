@@ -8,7 +8,8 @@ import psutil
 import pytest
 
 from tests import running
-from tests.faults.conftest import BACK_S, PER_S, System, report
+from tests.faults.conftest import BACK_S, PER_S, System
+from tests.traffic import report
 
 KILLS = 20
 OUT_S = 15.0

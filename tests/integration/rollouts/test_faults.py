@@ -18,6 +18,7 @@ from tests.integration.serving.conftest import deploy
 from tests.mlflow_relay import Mood
 from tests.odd_models import Line, Raising, SometimesHanging
 from tests.stage import WEIGHTS, Stage
+from tests.traffic import report
 
 RESTARTED_S = 60.0
 AWAY_S = 4.0
@@ -87,7 +88,7 @@ def walk_with_mlflow_away(stage: Stage, step: int, mood: Mood) -> None:
         time.sleep(AWAY_S)
         stage.relay.turn("well")
         stage.await_champion(version, 120)
-        ledger = traffic.stop().check()
+        ledger = report(f"MLflow {mood} for {AWAY_S:g} s", traffic.stop()).check()
     assert all(len(moves) <= 2 for moves in ledger.moves.values())
     running.wait_for(lambda: stage.alias(names.CHAMPION) == version, 10)
     stage.await_standing(lambda one: not one["unrecorded"], 30)
@@ -224,7 +225,7 @@ def test_an_mlflow_that_answers_wrong_changes_nothing(staged: Stage, mood: Mood)
             time.sleep(AWAY_S)
             staged.name_as(names.CHAMPION, version)
         staged.await_champion(version, 30)
-        traffic.stop().check()
+        report(f"MLflow {mood}", traffic.stop()).check()
 
 
 @pytest.mark.parametrize(
@@ -242,8 +243,10 @@ def test_a_cold_start_without_mlflow_serves_from_the_cache(staged: Stage, mood: 
     champion = staged.standing()["champion"]
     slope = staged.slopes[champion]
     staged.relay.turn(mood)
+    began = time.monotonic()
     deploy(staged.service)
     standing = staged.standing()
+    print(f"\na cold start with MLflow {mood}: {time.monotonic() - began:.0f} s")
     assert (standing["champion"], standing["is_from_cache"]) == (champion, True)
     answer = staged.service.post("/stream", {"X": 2.0})
     assert answer.json()["result"] == pytest.approx(2.0 * slope)
@@ -268,4 +271,4 @@ def test_a_full_disk_refuses_a_version_and_the_next_one_is_served(staged: Stage)
             resource.prlimit(controller["pid"], resource.RLIMIT_FSIZE, before)
         staged.name_as(names.CHAMPION, later)
         staged.await_champion(later, 30)
-        traffic.stop().check()
+        report("the controller without disk", traffic.stop()).check()

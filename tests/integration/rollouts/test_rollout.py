@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from datetime import datetime
 
 import pytest
+import requests
 
 from contract import names
 from tests import running
@@ -28,6 +30,12 @@ def decisions(stage: Stage, version: str) -> list[dict[str, object]]:
     """What MLflow has on record of a version's rollouts, in order."""
     tags = sorted(stage.tags(version).items())
     return [json.loads(text) for key, text in tags if key.startswith(names.TAG_ROLLOUT_DECISION)]
+
+
+def ask_as(stage: Stage, client: str, x: float) -> requests.Response:
+    """Ask as a client of this name."""
+    headers = {"x-api-key": stage.service.key, "x-client-id": client}
+    return stage.service.post("/stream", {"X": x}, headers=headers)
 
 
 def test_a_good_challenger_becomes_champion_and_nothing_is_lost(staged: Stage) -> None:
@@ -90,8 +98,7 @@ def test_a_challenger_that_clients_have_already_is_taken_back_in_time(staged: St
         for number in range(2000):
             if standing["rollout"] is None:
                 break
-            headers = {"x-client-id": f"{version}-{number}"}
-            staged.service.post("/stream", {"X": RAISES}, headers=headers)
+            ask_as(staged, f"{version}-{number}", RAISES)
             standing = staged.standing()
         time.sleep(ROLLED_BACK_S + 1.0)
         end = staged.await_end(version)
@@ -120,6 +127,7 @@ def command(stage: Stage, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "serve_app", "rollout", *arguments, "--url", stage.service.url],
         cwd=running.ROOT,
+        env={**os.environ, "ENDEAVOUR_API_KEY": stage.service.key},
         capture_output=True,
         text=True,
         check=False,
@@ -133,8 +141,7 @@ def seconds_seen(stage: Stage, version: str, seconds: float) -> float:
     last, number = 0.0, 0
     while (now := time.monotonic() - began) < seconds + 1.0:
         number += 1
-        headers = {"x-client-id": f"{version}-{number}"}
-        answer = stage.service.post("/stream", {"X": 0.5}, headers=headers)
+        answer = ask_as(stage, f"{version}-{number}", 0.5)
         if answer.headers["x-model-version"] == version:
             last = now
     return last

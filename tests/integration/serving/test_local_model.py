@@ -125,11 +125,16 @@ def test_what_cannot_be_answered_is_refused_and_the_next_request_served(
     assert service.post("/stream", {"X": 0.2}).status_code == 200
 
 
-def ask_with(service: Running, header: str, value: bytes) -> tuple[HTTPResponse, bytes]:
-    """The answer to a prediction with a header of any bytes."""
+def ask_with(
+    service: Running, header: str, value: bytes, path: str = "/stream"
+) -> tuple[HTTPResponse, bytes]:
+    """The answer to a prediction, or what else a path is for, with a header of any bytes."""
     connection = HTTPConnection("127.0.0.1", int(service.environ["PORT"]), timeout=10)
     headers = {"content-type": b"application/json", header: value}
-    connection.request("POST", "/stream", b'{"X": 0.2}', headers)
+    if path == "/stream":
+        connection.request("POST", path, b'{"X": 0.2}', headers)
+    else:
+        connection.request("GET", path, None, headers)
     answer = connection.getresponse()
     body = answer.read()
     connection.close()
@@ -151,10 +156,13 @@ def ask_with(service: Running, header: str, value: bytes) -> tuple[HTTPResponse,
 def test_headers_meant_for_serve_change_nothing(
     service: Running, expected: Predict, header: str, value: bytes
 ) -> None:
-    """Clients choose no deadlines, and no bytes make a 500."""
+    """Clients choose no deadlines, and no bytes make a 500, whether Serve answers or we do."""
     answer, body = ask_with(service, header, value)
     assert answer.status == 200
     np.testing.assert_allclose(json.loads(body)["result"], expected(0.2)[0])
+    for path in ("/model", "/health/ready", "/admin/rollout"):
+        answer, body = ask_with(service, header, value, path)
+        assert (answer.status, body) == (200, ask_with(service, "x-any", b"1", path)[1])
 
 
 @pytest.mark.parametrize("value", [b"\xff\xfe", b"a" * 201])
@@ -185,6 +193,11 @@ def test_the_dashboard_and_its_jobs_need_the_token(service: Running) -> None:
     """Without the token nobody runs code here."""
     for route in ("/api/jobs/", "/api/serve/applications/"):
         assert requests.get(f"{service.dashboard}{route}", timeout=10).status_code in (401, 403)
+
+
+def test_without_keys_it_says_so_loudly(service: Running) -> None:
+    """At the start, where nobody overlooks it."""
+    assert "ANYBODY MAY ASK" in service.output()
 
 
 def test_no_agent_of_ray_takes_a_job_without_the_token(service: Running) -> None:

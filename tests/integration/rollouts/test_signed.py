@@ -1,0 +1,85 @@
+"""Versions that are not what training signed never get traffic, and nothing of them runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract import names
+from tests import mlflow_relay, running, signed_models, stage
+from tests.odd_models import Line
+from tests.signed_models import Damage
+from tests.stage import Stage
+
+REFUSED_S = 20.0
+
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "a bit flipped": (signed_models.flip_a_bit, "'model.skops' was changed"),
+    "a file added": (signed_models.add_a_file, "'notes.txt' was added"),
+    "a file missing": (signed_models.remove_a_file, "'requirements.txt' is missing"),
+    "no signature": (signed_models.unsign, "not signed, and public keys are set"),
+    "another signature": (signed_models.rewrite_the_manifest, "signed by none of the 1 keys"),
+}
+
+
+@pytest.fixture(scope="module")
+def signed_stage(
+    mlflow_server: str, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[Stage]:
+    """A service that reads signed versions only."""
+    root = tmp_path_factory.mktemp("signed")
+    keys = signed_models.new_keys(root / "keys")
+    with (
+        mlflow_relay.relay(mlflow_server) as relay,
+        stage.stage(
+            root / "project",
+            running.environ(free_port),
+            mlflow_server,
+            relay,
+            "signed",
+            Line(1.0),
+            stage.with_rollouts(),
+            signed_with=keys,
+        ) as running_stage,
+    ):
+        yield running_stage
+
+
+def is_refused(version: str, standing: dict[str, Any]) -> bool:
+    """Whether the service shows why a version isn't served."""
+    return version in standing["refused"]
+
+
+def is_on_record(stage: Stage, version: str) -> bool:
+    """Whether the version's tags say so."""
+    return names.TAG_REFUSED in stage.tags(version)
+
+
+@pytest.mark.system
+@pytest.mark.timeout(400)
+def test_nothing_of_what_was_not_signed_is_served_or_run(
+    signed_stage: Stage, tmp_path: Path
+) -> None:
+    """The old version goes on, the reason is shown and on record; a signed one is followed."""
+    marker = tmp_path / "ran"
+    plants = signed_models.plants(marker)
+    damages = {**DAMAGES, **{name: (damage, "'") for name, damage in plants.items()}}
+    first = signed_stage.standing()["champion"]
+    with signed_stage.traffic() as traffic:
+        for name, (damage, reason) in damages.items():
+            version = signed_stage.add(Line(2.0), damage)
+            signed_stage.name_as(names.CHAMPION, version)
+            standing = signed_stage.await_standing(partial(is_refused, version), REFUSED_S)
+            assert standing["champion"] == first, name
+            assert reason in standing["refused"][version], name
+            running.wait_for(partial(is_on_record, signed_stage, version), REFUSED_S)
+        good = signed_stage.add(Line(3.0))
+        signed_stage.name_as(names.CHAMPION, good)
+        signed_stage.await_champion(good)
+        ledger = traffic.stop().check()
+    assert {key.split()[0] for key in ledger.right} == {first, good}
+    assert not marker.exists()
