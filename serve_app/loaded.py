@@ -135,12 +135,21 @@ class LoadedVersion:
     ) -> Predictions | Coroutine[Any, Any, Predictions]:
         """Return one outcome for each row of a call: now if the model is quick and idle.
 
-        A retry is left to the thread in any case: if it hangs the model, the event loop goes on.
+        A retry may hang the model, so it has a thread to itself, as long as there's one for it.
         """
         rows = len(call.rows)
+        if is_retry and not self._left.is_full:
+            return self._apart(call)
         if self._pace.is_quick(rows) and not (is_retry or self.recorder.is_busy):
             return self._predict_all([call], rows)[0]
         return self._joined(call, rows)
+
+    async def _apart(self, call: Call) -> Predictions:
+        thread = one_thread()
+        work = self._begin([call], thread)
+        self._left.add(work)
+        thread.shutdown(wait=False)
+        return await _only(work)
 
     async def _joined(self, call: Call, rows: int) -> Predictions:
         until = asyncio.get_running_loop().time() + self._deadline_s * LAST_RESORT

@@ -103,9 +103,9 @@ def test_a_cancelled_call_is_counted_down(model: Model) -> None:
     asyncio.run(scenario())
 
 
-async def later(version: LoadedVersion, call: Call) -> Predictions:
+async def later(version: LoadedVersion, call: Call, is_retry: bool = False) -> Predictions:
     """What a version answers, once it does."""
-    found = version.predict(call)
+    found = version.predict(call, is_retry)
     return found if isinstance(found, Predictions) else await found
 
 
@@ -266,6 +266,31 @@ def test_requests_that_hang_take_a_bounded_number_of_threads(model: Model) -> No
         assert found.values[0] == 2.0
         assert len(version.recorder._begun) == MOST_LEFT
         hanging.gate.set()
+
+    asyncio.run(scenario())
+
+
+def test_retries_wait_for_nobody(model: Model) -> None:
+    """Neither for a batch that hangs nor for each other; without a thread they queue."""
+
+    async def scenario() -> None:
+        hanging = Hanging()
+        version = Alone(replace(model, estimator=hanging), DEADLINE_S)
+        bad, good = call_of(-np.ones((1, 1))), call_of(np.ones((1, 1)))
+        first = asyncio.create_task(later(version, bad))
+        await asyncio.to_thread(hanging.started.wait, 10)
+        begun = time.monotonic()
+        retries = [asyncio.create_task(later(version, bad, True)) for _ in range(MOST_LEFT - 1)]
+        found = await later(version, good, True)
+        assert found.values.tolist() == [2.0]
+        assert time.monotonic() - begun < DEADLINE_S / 3
+        retries.append(asyncio.create_task(later(version, bad, True)))
+        await asyncio.sleep(0)
+        queued = asyncio.create_task(later(version, good, True))
+        await asyncio.sleep(DEADLINE_S / 2)
+        assert not queued.done()
+        hanging.gate.set()
+        await asyncio.gather(first, queued, *retries)
 
     asyncio.run(scenario())
 
