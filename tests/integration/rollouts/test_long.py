@@ -7,7 +7,7 @@ import pytest
 from contract import names
 from tests.integration.rollouts.conftest import PAUSE_S
 from tests.odd_models import Line, Missing, Raising, Shifted
-from tests.stage import Stage
+from tests.stage import SOONER_S, Stage
 
 SWAPS = 20
 
@@ -21,7 +21,7 @@ def test_twenty_swaps_at_half_of_capacity_lose_nothing(staged: Stage) -> None:
         for number in range(SWAPS):
             version = versions[number % len(versions)]
             staged.name_as(names.CHAMPION, version)
-            staged.await_champion(version)
+            staged.await_champion(version, SOONER_S)
         ledger = traffic.stop().check()
     print(f"{SWAPS} swaps, {ledger.answered} requests answered right")
     assert {key.split()[0] for key in ledger.right} >= set(versions)
