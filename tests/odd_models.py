@@ -177,6 +177,20 @@ class Moody(Line):
         return np.where(x == HAS_NONE, np.nan, self.line(x))
 
 
+RARE = 0.7
+"""A record like others, which steady traffic never sends."""
+
+
+class RaisingForOne(Line):
+    """Raises for one record only."""
+
+    def answer(self, x: Values) -> Values:
+        """Look for it."""
+        if (x == RARE).any():
+            raise ValueError("no idea")
+        return self.line(x)
+
+
 class Costly(Line):
     """Takes `pause_s` for each record, so that its capacity is known."""
 
@@ -198,6 +212,7 @@ ALL = (
     Hanging,
     SometimesHanging,
     Moody,
+    RaisingForOne,
     Costly,
 )
 

@@ -15,7 +15,7 @@ import requests
 from contract import names
 from tests import running
 from tests.integration.rollouts.conftest import PAUSE_S
-from tests.odd_models import RAISES, Crashing, Line, Missing, Moody, Raising, Shifted
+from tests.odd_models import RARE, Crashing, Line, Missing, Raising, RaisingForOne, Shifted
 from tests.stage import WEIGHTS, Stage
 
 MOST_LIVE_STEP = 1
@@ -91,14 +91,14 @@ def test_a_bad_challenger_is_rolled_back(
 
 def test_a_challenger_that_clients_have_already_is_taken_back_in_time(staged: Stage) -> None:
     """Nobody is answered by it 5 s after the verdict, though it failed for none in the shadow."""
-    version = staged.add(Moody(1.0, PAUSE_S))
+    version = staged.add(RaisingForOne(1.0, PAUSE_S))
     with staged.traffic(may_fail=[version]) as traffic:
         staged.name_as(names.CHALLENGER, version)
         standing = staged.await_standing(lambda one: one["weight"] > 0, 60)
         for number in range(2000):
             if standing["rollout"] is None:
                 break
-            ask_as(staged, f"{version}-{number}", RAISES)
+            ask_as(staged, f"{version}-{number}", RARE)
             standing = staged.standing()
         time.sleep(ROLLED_BACK_S + 1.0)
         end = staged.await_end(version)
