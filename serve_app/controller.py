@@ -9,7 +9,7 @@ import contextlib
 import contextvars
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,7 @@ from serve_app.control.fleet import LEASE_S, Report
 from serve_app.control.labels import Label, LabelState
 from serve_app.control.tracker import MlflowTracker
 from serve_app.model_errors import ModelError
-from serve_app.models.rehearsal import rehearse
+from serve_app.models.rehearsal import Rehearsals
 from serve_app.models.served import ServedModel, ServedVersion
 from serve_app.rollouts.evidence import Evidence
 from serve_app.rollouts.rollout import CommandError
@@ -41,6 +41,9 @@ TICK_S: Final = 1.0
 FIRST_POLL_S: Final = 4.0
 """After the start, which has just asked MLflow: the other replicas need the processors first."""
 
+REHEARSALS_AFTER_S: Final = 10.0
+"""When versions can be tried quickly, after the start: what that takes is for the others first."""
+
 SETTLE_S: Final = 5.0
 """How long a controller that replaces another waits for a replica to show it a newer table."""
 
@@ -50,6 +53,7 @@ class RolloutController:
 
     def __init__(self, seed: Table, settings: Settings) -> None:
         self._settings = settings
+        self._rehearsals = Rehearsals()
         self._conductor = Conductor(
             seed,
             settings.rollout,
@@ -59,11 +63,8 @@ class RolloutController:
             load_timeout_s=settings.load_timeout_s,
         )
         self._settled, self._has_shown = asyncio.Event(), asyncio.Event()
-        loop = asyncio.get_running_loop()
-        self._tasks = [
-            loop.create_task(work(), context=contextvars.Context())
-            for work in (self._settle, self._tick, self._poll)
-        ]
+        self._at_start = [_begin(self._settle), _begin(self._start_rehearsals)]
+        self._loops = [_begin(self._tick), _begin(self._poll)]
 
     async def follow_table(
         self, known: int | None, ingress: str, held: Table | None
@@ -107,9 +108,8 @@ class RolloutController:
 
     async def check_health(self) -> None:
         """Raise if the controller has stopped to work; called by Serve, which replaces it."""
-        for task in self._tasks[1:]:
-            if task.done():
-                raise RuntimeError("the controller's loop has ended")
+        if any(loop.done() for loop in self._loops):
+            raise RuntimeError("the controller's loop has ended")
 
     async def _settle(self) -> None:
         """Find out whether there was a controller before this one, and go on where it was."""
@@ -136,7 +136,9 @@ class RolloutController:
 
     async def _rehearse(self, version: ServedVersion, copy: Path) -> ServedModel:
         settings = self._settings
-        return await rehearse(version, copy, settings.extra_trusted_types, settings.load_timeout_s)
+        return await self._rehearsals.rehearse(
+            version, copy, settings.extra_trusted_types, settings.load_timeout_s
+        )
 
     async def _tick(self) -> None:
         await self._settled.wait()
@@ -152,6 +154,20 @@ class RolloutController:
             await asyncio.sleep(FIRST_POLL_S)
             await _every(self._settings.alias_poll_s, self._conductor.poll)
         await asyncio.Event().wait()
+
+    async def _start_rehearsals(self) -> None:
+        """Versions are tried without it too, only later."""
+        if self._settings.model_served == "mlflow":
+            await asyncio.sleep(REHEARSALS_AFTER_S)
+            try:
+                await self._rehearsals.start()
+            except OSError as error:
+                logger.warning("the controller: no process to try versions in: %s", error)
+
+
+def _begin(work: Callable[[], Coroutine[None, None, None]]) -> asyncio.Task[None]:
+    loop = asyncio.get_running_loop()
+    return loop.create_task(work(), context=contextvars.Context())
 
 
 async def _every(period_s: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -127,6 +127,19 @@ class Crashing(Line):
         self.__dict__.update(state)
 
 
+class Coded(Line):
+    """Runs some code while it is loaded, as somebody's library might."""
+
+    def __init__(self, slope: float = 1.0, pause_s: float = 0.0, code: str = "") -> None:
+        super().__init__(slope, pause_s)
+        self.code = code
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if not _behaving:
+            exec(state["code"], {})
+        self.__dict__.update(state)
+
+
 class Hanging(Line):
     """Never answers."""
 
@@ -209,6 +222,7 @@ ALL = (
     AlwaysMissing,
     Forgetful,
     Crashing,
+    Coded,
     Hanging,
     SometimesHanging,
     Moody,

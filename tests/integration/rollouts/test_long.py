@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from contract import names
@@ -17,13 +19,21 @@ SWAPS = 20
 def test_twenty_swaps_at_half_of_capacity_lose_nothing(staged: Stage) -> None:
     """Each answer is what its version predicts."""
     versions = [staged.add(Line(1.0 + number / 100, PAUSE_S)) for number in range(4)]
-    with staged.traffic(staged.capacity() / 2) as traffic:
+    rate = staged.capacity() / 2
+    took_s = []
+    with staged.traffic(rate) as traffic:
         for number in range(SWAPS):
             version = versions[number % len(versions)]
+            begun = time.monotonic()
             staged.name_as(names.CHAMPION, version)
             staged.await_champion(version, SOONER_S)
+            took_s.append(time.monotonic() - begun)
         ledger = traffic.stop().check()
-    print(f"{SWAPS} swaps, {ledger.answered} requests answered right")
+    print(
+        f"{SWAPS} swaps, {ledger.answered} requests at {rate:.0f}/s answered right; "
+        f"longest swap to a new version {max(took_s[: len(versions)]):.1f} s, "
+        f"to one seen before {max(took_s[len(versions) :]):.1f} s"
+    )
     assert {key.split()[0] for key in ledger.right} >= set(versions)
 
 
