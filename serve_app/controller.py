@@ -159,10 +159,7 @@ class RolloutController:
         """Versions are tried without it too, only later."""
         if self._settings.model_served == "mlflow":
             await asyncio.sleep(REHEARSALS_AFTER_S)
-            try:
-                await self._rehearsals.start()
-            except OSError as error:
-                logger.warning("the controller: no process to try versions in: %s", error)
+            self._rehearsals.start()
 
 
 def _begin(work: Callable[[], Coroutine[None, None, None]]) -> asyncio.Task[None]:

@@ -32,6 +32,9 @@ IDLE_FACTOR: Final = 4.0
 """After a shadow call comes none for this many times as long as it took: at most a fifth of a
 worker's time goes into answers that nobody waits for."""
 
+BUSY_PAUSE_S: Final = 0.02
+"""How long no other one comes after a worker had no time for a shadow call."""
+
 MIN_SPREAD_VALUES: Final = 30
 """Predictions of the champion from which its standard deviation is taken."""
 
@@ -45,7 +48,8 @@ class Observer:
     """Makes the calls of an ingress; while a rollout is under way it counts and compares.
 
     Whichever of the two versions answers, the other gets a share of the calls, too; its answers
-    are compared, and discarded. Must be used on one event loop.
+    are compared, and discarded. A worker that is busy takes no such call. Must be used on one
+    event loop.
     """
 
     def __init__(self, workers: Workers, policy: Policy) -> None:
@@ -180,17 +184,21 @@ class Observer:
         failed = Arm(len(sizes), float(len(sizes)))
         loop = asyncio.get_running_loop()
         begun = loop.time()
+        pause_s = 0.0
         try:
             async with asyncio.timeout(SHADOW_TIMEOUT_S):
-                second = await self._workers.predict(rows, sizes, ask._replace(version=other))
+                shadow = ask._replace(version=other, is_shadow=found is not None)
+                second = await self._workers.predict(rows, sizes, shadow)
         except OverloadedError:
+            pause_s = BUSY_PAUSE_S
             return
         except Exception as error:  # noqa: BLE001  # whatever it is: this version has no answer
             if found is not None and (is_quick or not isinstance(error, TimeoutError)):
                 self._note(window, other, failed, is_live=False)
             return
         finally:
-            self._idle_until = loop.time() + IDLE_FACTOR * (loop.time() - begun)
+            now = loop.time()
+            self._idle_until = now + max(pause_s, IDLE_FACTOR * (now - begun))
         self._note(window, other, arm_of(sizes, second.errors), is_live=False)
         if found is None:
             self._note(window, ask.version, failed, is_live=True)

@@ -13,7 +13,7 @@ from ray import serve
 from contract.tracking import MlflowUnreachableError
 from serve_app import scaling
 from serve_app.call import Call
-from serve_app.calls.ask import Ask, VersionNotHeldError
+from serve_app.calls.ask import Ask, BusyError, VersionNotHeldError
 from serve_app.calls.connection import Address
 from serve_app.calls.server import Server
 from serve_app.control import following, memory
@@ -171,7 +171,7 @@ class ModelWorker:
         """Return one outcome for each of `rows`, shape (records, features), in order.
 
         `sizes` are the row counts of the requests in `rows`, which fail each by itself. Raises
-        VersionNotHeldError.
+        VersionNotHeldError, and BusyError for a shadow's call while others are busy.
         """
         found = self._answer(rows, sizes, ask)
         return found if isinstance(found, Predictions) else await found
@@ -182,7 +182,14 @@ class ModelWorker:
         loaded = self._shelf.held.get(ask.version)
         if loaded is None:
             raise VersionNotHeldError(f"version {ask.version} is not loaded here")
+        if ask.is_shadow and self._is_busy_beside(ask.version):
+            raise BusyError("another version has a batch")
         return loaded.predict(Call(rows, sizes, ask.wants_probabilities), ask.is_retry)
+
+    def _is_busy_beside(self, version: str) -> bool:
+        """Whether another version has a batch; one that hangs in the shadow must show that."""
+        held = self._shelf.held
+        return any(one.recorder.is_busy for name, one in held.items() if name != version)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what `scaling.worker_policy` decides by; called by Serve."""

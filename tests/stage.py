@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,6 +123,18 @@ class Stage:
         with traffic.traffic(task) as under_way:
             time.sleep(seconds)
             return under_way.stop().check().answered / seconds
+
+    def replicas(self) -> set[str]:
+        """The replicas of all deployments that run."""
+        deployments = ("Ingress", "ModelWorker", "RolloutController")
+        return {one["replica_id"] for name in deployments for one in self.service.replicas(name)}
+
+    def decisions(self, version: str) -> list[dict[str, Any]]:
+        """What MLflow has on record of a version's rollouts, in order."""
+        tags = sorted(self.tags(version).items(), key=lambda tag: (len(tag[0]), tag[0]))
+        return [
+            json.loads(text) for key, text in tags if key.startswith(names.TAG_ROLLOUT_DECISION)
+        ]
 
     @contextmanager
     def traffic(self, per_s: float = PER_S, may_fail: Sequence[str] = ()) -> Iterator[Traffic]:

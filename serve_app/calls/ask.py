@@ -10,7 +10,13 @@ class Ask(NamedTuple):
     wants_probabilities: bool = False
     is_retry: bool = False
     """Whether a worker was lost with it: it may hang the model."""
+    is_shadow: bool = False
+    """Whether nobody waits for the answer: a worker that is busy has better things to do."""
 
 
 class VersionNotHeldError(Exception):
     """A call asks for a version that this worker doesn't hold, or not yet."""
+
+
+class BusyError(Exception):
+    """A shadow's call came while the worker had others."""

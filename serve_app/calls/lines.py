@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from serve_app.calls import wire
-from serve_app.calls.ask import Ask
+from serve_app.calls.ask import Ask, BusyError
 from serve_app.calls.connection import Address, Connection
 from serve_app.calls.wire import Head
 from serve_app.models.predictions import Predictions
@@ -87,7 +87,7 @@ class Line(Connection):
     async def call(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
         """Return one outcome for each of `rows`; a cancelled call is cancelled at the worker.
 
-        Raises LineLostError, CallFailedError.
+        Raises LineLostError, CallFailedError, BusyError.
         """
         if not self.is_open:
             raise LineLostError("the connection to the worker was lost")
@@ -133,7 +133,8 @@ class Line(Connection):
         if answer is None or answer.done():
             return
         if "failed" in head:
-            answer.set_exception(CallFailedError(head["failed"]))
+            failure = BusyError if head.get("is_busy") else CallFailedError
+            answer.set_exception(failure(head["failed"]))
             return
         errors = {int(at): why for at, why in head["errors"].items()}
         values = wire.array_of(head, payload)

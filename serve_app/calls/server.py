@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from serve_app.calls import wire
-from serve_app.calls.ask import Ask
+from serve_app.calls.ask import Ask, BusyError
 from serve_app.calls.connection import Connection
 from serve_app.calls.wire import Head
 from serve_app.models.predictions import Predictions
@@ -94,7 +94,7 @@ def _reply(reply: Callable[..., None], number: int, found: Predictions) -> None:
 
 def _fail(reply: Callable[..., None], number: int, error: Exception) -> None:
     text = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
-    reply({"id": number, "failed": text})
+    reply({"id": number, "failed": text, "is_busy": isinstance(error, BusyError)})
 
 
 class _Served(Connection):

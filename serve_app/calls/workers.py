@@ -9,7 +9,7 @@ import grpc
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from serve_app.calls.ask import Ask, VersionNotHeldError
+from serve_app.calls.ask import Ask, BusyError, VersionNotHeldError
 from serve_app.calls.connection import Address
 from serve_app.calls.lines import CallFailedError, LineLostError, Lines
 from serve_app.calls.retries import RetryBudget
@@ -96,6 +96,8 @@ class Workers:
             return await self._ask_holder(rows, sizes, ask)
         except (LineLostError, RayActorError) as error:
             raise _WorkerLostError from error
+        except BusyError as error:
+            raise OverloadedError("the model worker is busy: no time for a shadow") from error
         except BackPressureError as error:
             raise OverloadedError("the model workers' queues are full: try again later") from error
         except DeploymentUnavailableError as error:

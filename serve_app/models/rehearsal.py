@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -22,32 +24,53 @@ from serve_app.model_errors import UnservableModelError
 from serve_app.models import model_files
 from serve_app.models.served import ServedModel, ServedVersion
 
-_END_S: Final = 10.0
+logger = logging.getLogger("ray.serve")
+
+END_S: Final = 10.0
 """How long a fork server may take to end by itself: it may still be importing."""
 
-_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+MAX_ANSWER_BYTES: Final = 2**24
+"""Of all labels of a classifier, for the most part."""
+
+_ATTEMPTS: Final = 2
+"""A fork server that ends by itself, as memory ran out, says nothing about the version."""
+
+_LOOK_AGAIN_S: Final = 0.02
+_STANDARD_ERROR: Final = 2
+
+_ONE_THREAD: Final = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
 """What is forked while it has threads may deadlock; and one record needs no more than one."""
 
 
 class Rehearsals:
-    """Tries versions. One fork server is kept ready; whoever finds it busy starts another."""
+    """Tries versions. One fork server is kept ready; whoever finds it busy starts another.
+
+    Must be used on one event loop.
+    """
 
     def __init__(self) -> None:
-        self._idle: subprocess.Popen[bytes] | None = None
+        self._idle: _ForkServer | None = None
+        self._ending: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        """Start the fork server, which takes its time, before a version needs it.
-
-        Raises OSError.
-        """
+    def start(self) -> None:
+        """Start the fork server, which takes its time, before a version needs it."""
         if self._idle is None:
-            await self._keep(await asyncio.to_thread(_start))
+            try:
+                self._idle = _ForkServer()
+            except OSError as error:  # there may be room again when a version comes
+                logger.warning("no process to try versions in could be started: %s", error)
 
     async def close(self) -> None:
-        """End the fork server that is kept ready."""
+        """End what was started."""
         idle, self._idle = self._idle, None
         if idle is not None:
-            await asyncio.to_thread(_end, idle)
+            self._dismiss(idle)
+        if self._ending:
+            await asyncio.wait(self._ending)
 
     async def rehearse(
         self,
@@ -63,115 +86,144 @@ class Rehearsals:
         """
         request = json.dumps([str(directory), extra_trusted_types, version.expected])
         try:
-            line = await self._ask(request.encode() + b"\n", timeout_s)
+            async with asyncio.timeout(timeout_s):
+                line = await self._ask(request.encode() + b"\n")
         except TimeoutError as error:
             raise UnservableModelError(
                 f"not loaded and tried within {timeout_s:g} s: it may never return"
             ) from error
         except OSError as error:
             raise UnservableModelError(f"no process could be started to try it: {error}") from error
-        answer = _answer(line)
         signature, example = model_files.head(directory)
-        return ServedModel(
-            version,
-            signature,
-            example,
-            classes=_tuple(answer["classes"]),
-            labels=_tuple(answer["labels"]),
-            result_type=answer["result_type"],
-        )
-
-    async def _ask(self, request: bytes, timeout_s: float) -> bytes:
-        """Return a fork server's answer; if there is none in time, it ends, and its child too."""
-        idle = self._take()
-        server = await asyncio.to_thread(_start) if idle is None else idle
-        talk = asyncio.ensure_future(asyncio.to_thread(_talk, server, request))
-        line = b""
         try:
-            done, _ = await asyncio.wait({talk}, timeout=timeout_s)
-            if not done:
-                raise TimeoutError
-            line = talk.result()
-        finally:
-            if line:
-                await self._keep(server)
-            else:
-                await asyncio.to_thread(_end, server)
-                await asyncio.wait({talk})
-        if not line:
-            raise OSError(f"the fork server ended with {server.returncode}; its log says why")
-        return line
+            answer = _answer(json.loads(line))
+            return ServedModel(
+                version,
+                signature,
+                example,
+                classes=_tuple(answer["classes"]),
+                labels=_tuple(answer["labels"]),
+                result_type=answer["result_type"],
+            )
+        except (ValueError, LookupError, TypeError) as error:
+            raise UnservableModelError(
+                "loading and trying it ended its process before it said what it is like"
+            ) from error
 
-    def _take(self) -> subprocess.Popen[bytes] | None:
+    async def _ask(self, request: bytes) -> bytes:
+        """Return a fork server's answer. Raises OSError if none can be started, or stays."""
+        for _ in range(_ATTEMPTS):
+            server = self._take() or _ForkServer()
+            line = b""
+            try:
+                line = await server.ask(request)
+            finally:
+                self._give_back(server, is_of_use=bool(line))
+            if line:
+                return line
+        raise OSError("the fork server has ended; the log says why")
+
+    def _take(self) -> _ForkServer | None:
         server, self._idle = self._idle, None
-        if server is not None and server.poll() is not None:
-            _end(server)
+        if server is not None and server.has_ended:
+            self._dismiss(server)
             return None
         return server
 
-    async def _keep(self, server: subprocess.Popen[bytes]) -> None:
-        """Keep a server for the next version, unless there's one."""
-        if self._idle is None:
+    def _give_back(self, server: _ForkServer, is_of_use: bool) -> None:
+        """Keep a server for the next version; or another one, if it has not answered."""
+        if is_of_use and self._idle is None:
             self._idle = server
         else:
-            await asyncio.to_thread(_end, server)
+            self._dismiss(server)
+            self.start()
+
+    def _dismiss(self, server: _ForkServer) -> None:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(server.end(), context=contextvars.Context())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
 
-def _start() -> subprocess.Popen[bytes]:
-    """Start a fork server.
+class _ForkServer:
+    """A process that runs `fork_server`, and its pipes. Raises OSError if it can't be started."""
 
-    Not by asyncio: for a session of its own uvloop runs Python between fork and exec, where a
-    process with threads, as Ray's are, may deadlock or crash.
+    def __init__(self) -> None:
+        answers, answers_to = os.pipe()
+        self._answers = os.fdopen(answers, "rb", buffering=0)
+        self._reader: asyncio.StreamReader | None = None
+        self._transport: asyncio.BaseTransport | None = None
+        # Not by asyncio: for a session of its own uvloop runs Python between fork and exec, where
+        # a process with threads, as Ray's are, may deadlock or crash.
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "serve_app.models.fork_server", str(answers_to)],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=_STANDARD_ERROR,
+                pass_fds=[answers_to],
+                env={
+                    **os.environ,
+                    **_ONE_THREAD,
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                },
+                start_new_session=True,
+            )
+        except OSError:
+            self._answers.close()
+            raise
+        finally:
+            os.close(answers_to)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
+    async def ask(self, request: bytes) -> bytes:
+        """Return the answer to a request, a line; empty if the process ends without a whole one."""
+        if self._reader is None:
+            reader = self._reader = asyncio.StreamReader(limit=MAX_ANSWER_BYTES)
+            self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), self._answers
+            )
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(request)
+            with contextlib.suppress(ValueError):  # a longer line than anybody sends
+                line = await self._reader.readline()
+                return line if line.endswith(b"\n") else b""
+        return b""
+
+    async def end(self) -> None:
+        """End the process and its child: it does so by itself once its input ends."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            async with asyncio.timeout(END_S):
+                while not self.has_ended:
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+        except TimeoutError:
+            logger.warning("the fork server %d does not end: killed", self._process.pid)
+        finally:
+            if not self.has_ended:
+                self._process.kill()
+                self._process.wait()
+            (self._transport or self._answers).close()
+
+
+def _answer(end: Any) -> dict[str, Any]:
+    """Return what a child has found out. Raises UnservableModelError if it can't be served.
+
+    Raises ValueError, LookupError or TypeError if it hasn't found out anything.
     """
-    paths = os.pathsep.join(filter(None, sys.path))
-    return subprocess.Popen(
-        [sys.executable, "-m", "serve_app.models.fork_server"],
-        bufsize=0,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **_ONE_THREAD, "PYTHONPATH": paths},
-        start_new_session=True,
-    )
-
-
-def _talk(server: subprocess.Popen[bytes], request: bytes) -> bytes:
-    """Return a server's answer to a request, a line; empty if it ends without one."""
-    assert server.stdin is not None
-    assert server.stdout is not None
-    with contextlib.suppress(OSError):
-        server.stdin.write(request)
-        with open(server.stdout.fileno(), "rb", closefd=False) as answers:
-            return answers.readline()
-    return b""
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    """End a server and its child: it does so by itself once its input ends."""
-    assert server.stdin is not None
-    assert server.stdout is not None
-    server.stdin.close()
-    try:
-        server.wait(_END_S)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
-    server.stdout.close()
-
-
-def _answer(line: bytes) -> dict[str, Any]:
-    """Return what a child has found out. Raises UnservableModelError if it has not."""
-    end = json.loads(line)
-    if end["code"] < 0:
+    code = end["code"]
+    if code < 0:
+        name = _signal_name(-code)
+        raise UnservableModelError(f"loading and trying it ended its process by {name}")
+    if code > 0:
         raise UnservableModelError(
-            f"loading and trying it ended its process by {_signal_name(-end['code'])}"
-        )
-    if end["code"] > 0:
-        raise UnservableModelError(
-            f"loading and trying it ended its process with code {end['code']}: {end['said']}"
-        )
-    if not end["answer"]:
-        raise UnservableModelError(
-            "loading and trying it ended its process before it said what it is like"
+            f"loading and trying it ended its process with code {code}: {end['said']}"
         )
     answer: dict[str, Any] = json.loads(end["answer"])
     if "refused" in answer:

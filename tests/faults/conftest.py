@@ -56,6 +56,14 @@ class System:
                     return process.pid
         return None
 
+    def memory(self) -> float:
+        """Bytes that everything of the service holds, shared pages counted once (PSS)."""
+        total = 0.0
+        for process in self.service.processes():
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_full_info().pss
+        return total
+
     def kill_process(self, name: str) -> None:
         """End a process, and return when another one of its name runs."""
         before = self.find(name)

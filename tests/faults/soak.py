@@ -19,8 +19,9 @@ from typing import Final
 import numpy as np
 import psutil
 
-from tests import running
+from tests import odd_models, running
 from tests.conftest import find_free_port
+from tests.faults import injections
 from tests.faults.conftest import BACK_S, SLOPE, System, start
 from tests.odd_models import Moody
 
@@ -33,38 +34,63 @@ WARM_UP_S: Final = 120.0
 """After which memory is to stay where it is."""
 GROWTH: Final = 1.15
 
-LOST_WITH: Final = {"an ingress killed": 30, "HAProxy killed": int(20 * PER_S)}
+AT_FAULT: Final = (
+    odd_models.RAISES,
+    odd_models.CANCELS,
+    odd_models.EXITS,
+    odd_models.FALLS_SHORT,
+    odd_models.HAS_NONE,
+)
+CLIENTS: Final = 500
+
+LOST_WITH: Final = {
+    "an ingress killed": 30,
+    "HAProxy killed": int(20 * PER_S),
+    "a record that ends its worker": 5,
+}
 """Requests that a fault may cost; no other may cost any."""
 
 
-def stop_a_worker(system: System) -> None:
-    """Let a worker stand still for a while."""
-    pid = system.pids("ModelWorker")[0]
-    process = psutil.Process(pid)
-    process.suspend()
-    time.sleep(STOPPED_S)
-    if process.is_running():
-        process.resume()
+def send_records_at_fault(system: System) -> None:
+    """Send one record of each kind, which is to fail alone."""
+    for record in AT_FAULT:
+        answer = injections.ask(system, record)
+        if answer.status_code != 422:
+            raise AssertionError(f"{record}: {answer.status_code} {answer.text}")
 
 
-FAULTS: Final[dict[str, Callable[[System], None]]] = {
+FAULTS: Final[dict[str, Callable[[System], object]]] = {
     "a worker killed": lambda system: system.kill("ModelWorker"),
-    "a worker stopped": stop_a_worker,
+    "a worker stopped": lambda system: injections.stop_a_worker(system, STOPPED_S),
+    "a worker without descriptors": lambda system: injections.take_file_descriptors(
+        system, "ModelWorker"
+    ),
     "an ingress killed": lambda system: system.kill("Ingress"),
+    "an ingress without descriptors": lambda system: injections.take_file_descriptors(
+        system, "Ingress"
+    ),
     "the rollout controller killed": lambda system: system.kill("RolloutController"),
     "Serve's controller killed": lambda system: system.kill_process("ray::ServeController"),
+    "the proxy actor killed": lambda system: system.kill_process("ray::ProxyActor"),
     "HAProxy killed": lambda system: system.kill_process("haproxy"),
+    "records at fault": send_records_at_fault,
+    "a record that ends its worker": lambda system: injections.ask(system, odd_models.CRASHES),
+    "a record that never ends": lambda system: injections.ask(system, odd_models.HANGS),
+    "clients that hang up": lambda system: injections.hang_up(system, CLIENTS),
+    "clients that drip headers": injections.drip_headers,
 }
 
 
 def memory(system: System) -> dict[str, float]:
-    """MiB by deployment: the mean of its replicas, as those that were killed begin anew."""
-    return {
+    """MiB by deployment, the mean of its replicas, as those that were killed begin anew; and of
+    all processes together, shared pages counted once."""
+    found = {
         name: float(
             np.mean([psutil.Process(pid).memory_info().rss for pid in system.pids(name)]) / 2**20
         )
         for name in ("Ingress", "ModelWorker", "RolloutController")
     }
+    return {**found, "all": system.memory() / 2**20}
 
 
 def is_whole(system: System) -> bool:

@@ -8,12 +8,14 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 import requests
 
 from tests import odd_models, running
+from tests.faults import injections
 from tests.faults.conftest import BACK_S, PER_S, SLOPE, System, start
 from tests.odd_models import Moody
 from tests.traffic import report
@@ -57,7 +59,7 @@ def test_a_record_that_ends_its_worker_fails_alone(system: System) -> None:
     """Its neighbours are asked again, each by itself; who loses the second worker, too, is told."""
     with system.traffic() as under_way:
         time.sleep(0.5)
-        answer = system.service.post("/stream", {"X": float(odd_models.CRASHES)}, timeout=60)
+        answer = injections.ask(system, odd_models.CRASHES)
         running.wait_for(lambda: len(system.pids("ModelWorker")) >= 2, BACK_S)
         time.sleep(1.0)
         ledger = report("a record that ends its worker", under_way.stop())
@@ -74,14 +76,11 @@ def test_a_record_that_never_ends_fails_alone(system: System) -> None:
     """Whoever shares its batch is tried again in time; its worker is replaced."""
     workers = system.pids("ModelWorker")
 
-    def ask(record: float) -> requests.Response:
-        return system.service.post("/stream", {"X": record}, timeout=60)
-
     with system.traffic() as under_way, ThreadPoolExecutor(CROWD) as pool:
         time.sleep(0.5)
         began = time.monotonic()
         records = [float(odd_models.HANGS) if at == CROWD // 2 else 1.0 for at in range(CROWD)]
-        answers = list(pool.map(ask, records))
+        answers = list(pool.map(partial(injections.ask, system), records))
         took_s = time.monotonic() - began
         running.wait_for(lambda: len(set(system.pids("ModelWorker")) - set(workers)) > 0, 90)
         time.sleep(2.0)
@@ -97,17 +96,9 @@ def test_a_record_that_never_ends_fails_alone(system: System) -> None:
 
 def test_a_client_that_hangs_up_costs_its_neighbours_nothing(system: System) -> None:
     """Hundreds of them; their places are free again."""
-
-    def hangs_up(number: int) -> bool:
-        try:
-            system.service.post("/stream", {"X": 1.0}, timeout=0.001)
-        except requests.Timeout:
-            return True
-        return False
-
-    with system.traffic() as under_way, ThreadPoolExecutor(16) as pool:
+    with system.traffic() as under_way:
         time.sleep(1.0)
-        assert sum(pool.map(hangs_up, range(1000))) > 500
+        assert injections.hang_up(system, 1000) > 500
         time.sleep(1.0)
         ledger = report("a thousand clients hang up", under_way.stop()).check()
     assert ledger.sent > PER_S

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from tests import running, traffic
@@ -63,15 +61,6 @@ def unloaded(system: System, seconds: float = 10.0) -> tuple[float, float]:
     return (ledger.answered - ledger.shed) / seconds, p99(ledger.latencies_s)
 
 
-def memory(system: System) -> float:
-    """Bytes that everything of the service holds, shared pages counted once (PSS)."""
-    total = 0.0
-    for process in system.service.processes():
-        with contextlib.suppress(psutil.Error):
-            total += process.memory_full_info().pss
-    return total
-
-
 def capacity(system: System, seconds: float = 10.0) -> float:
     """Return how many requests a second are answered when far more are sent."""
     with system.traffic(4 / RECORD_S, sheds=True, connections=2000, batch_every=0) as under_way:
@@ -84,11 +73,11 @@ def overload(system: System, seconds: float) -> None:
     """Send three times too much, and check what becomes of it, meanwhile and after."""
     unloaded_per_s, unloaded_p99_s = unloaded(system)
     per_s = capacity(system)
-    held = [memory(system)]
+    held = [system.memory()]
     with system.traffic(3 * per_s, sheds=True, connections=2000, batch_every=0) as under_way:
         for _ in range(SAMPLES):
             time.sleep(seconds / SAMPLES)
-            held.append(memory(system))
+            held.append(system.memory())
         ledger: Ledger = under_way.stop().check()
     time.sleep(RECOVERED_S / 2)
     after_per_s, after_p99_s = unloaded(system, RECOVERED_S / 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+import requests
 
 from tests import mlflow_relay, running, stage
 from tests.odd_models import Line
@@ -12,6 +13,12 @@ from tests.stage import Stage
 
 PAUSE_S = 0.002
 """How long the first champion takes, so that another can be slower by a factor."""
+
+MOST_LIVE_STEP = 1
+"""A bad version is stopped at this step, of 5% of the clients, or before."""
+
+ROLLED_BACK_S = 5.0
+"""Within which nobody is answered any more by a version whose rollout was aborted."""
 
 
 @pytest.fixture(scope="package")
@@ -47,3 +54,9 @@ def staged(shared_stage: Stage) -> Iterator[Stage]:
     shared_stage.await_standing(
         lambda standing: standing["rollout"] is None and not standing["refused"], 30
     )
+
+
+def ask_as(stage: Stage, client: str, x: float) -> requests.Response:
+    """Ask as a client of this name."""
+    headers = {"x-api-key": stage.service.key, "x-client-id": client}
+    return stage.service.post("/stream", {"X": x}, headers=headers)

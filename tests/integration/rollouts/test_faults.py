@@ -13,17 +13,17 @@ import pytest
 
 from contract import names
 from tests import mlflow_relay, running, stage
-from tests.integration.rollouts.conftest import PAUSE_S
+from tests.integration.rollouts.conftest import PAUSE_S, ROLLED_BACK_S, ask_as
 from tests.integration.serving.conftest import deploy
 from tests.mlflow_relay import Mood
-from tests.odd_models import Line, Raising, SometimesHanging
+from tests.odd_models import RARE, Line, Raising, RaisingForOne, SometimesHanging
 from tests.stage import WEIGHTS, Stage
 from tests.traffic import report
 
 RESTARTED_S = 60.0
 AWAY_S = 4.0
 """How long MLflow is away: more than a step takes."""
-ROLLED_BACK_S = 60.0
+ABORTED_S = 60.0
 
 
 def kill_controller(stage: Stage) -> None:
@@ -39,14 +39,30 @@ def kill_controller(stage: Stage) -> None:
 
 
 def await_step(stage: Stage, version: str, step: int) -> None:
-    """Return when a rollout has come to a step, or is over."""
-    stage.await_standing(
+    """Return when a rollout has come to a step."""
+    standing = stage.await_standing(
         lambda one: (
             version in (one["challenger"], one["champion"])
             and (one["rollout"] is None or one["rollout"]["step"] >= step)
         ),
         90,
     )
+    assert standing["rollout"] is not None
+    assert standing["rollout"]["step"] == step
+
+
+def check_record(stage: Stage, version: str, outcome: str) -> None:
+    """See that MLflow has each step of a rollout on record, in order and once."""
+    stage.await_standing(lambda one: not one["unrecorded"], 30)
+    steps = [(one["action"], one["step"]) for one in stage.decisions(version)]
+    last = len(WEIGHTS) - 1
+    walked = [("begin", 0), *[("advance", step) for step in range(1, last + 1)]]
+    if outcome == names.PROMOTED:
+        assert steps == [*walked, (names.PROMOTED, last)]
+    else:
+        assert steps[:-1] == walked[: len(steps) - 1]
+        assert steps[-1][0] == names.ABORTED
+    assert stage.tags(version)[names.TAG_ROLLOUT_OUTCOME] == outcome
 
 
 def walk_with_the_controller_killed(stage: Stage, step: int) -> None:
@@ -60,8 +76,7 @@ def walk_with_the_controller_killed(stage: Stage, step: int) -> None:
         stage.await_champion(version, 120)
         ledger = traffic.stop().check()
     assert all(len(moves) <= 2 for moves in ledger.moves.values())
-    stage.await_standing(lambda one: not one["unrecorded"], 30)
-    assert stage.tags(version)[names.TAG_ROLLOUT_OUTCOME] == names.PROMOTED
+    check_record(stage, version, names.PROMOTED)
     assert stage.alias(names.CHAMPION) == version
 
 
@@ -91,8 +106,7 @@ def walk_with_mlflow_away(stage: Stage, step: int, mood: Mood) -> None:
         ledger = report(f"MLflow {mood} for {AWAY_S:g} s", traffic.stop()).check()
     assert all(len(moves) <= 2 for moves in ledger.moves.values())
     running.wait_for(lambda: stage.alias(names.CHAMPION) == version, 10)
-    stage.await_standing(lambda one: not one["unrecorded"], 30)
-    assert stage.tags(version)[names.TAG_ROLLOUT_OUTCOME] == names.PROMOTED
+    check_record(stage, version, names.PROMOTED)
 
 
 def test_a_rollout_survives_mlflow(staged: Stage) -> None:
@@ -109,6 +123,60 @@ def test_a_rollout_survives_mlflow_at_each_step(staged: Stage, step: int, mood: 
     walk_with_mlflow_away(staged, step, mood)
 
 
+@pytest.mark.system
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_bad_rollout_is_aborted_though_its_controller_was_killed(
+    staged: Stage, step: int
+) -> None:
+    """It has failed for nobody until then; MLflow is away while the controller is."""
+    version = staged.add(RaisingForOne(1.0, PAUSE_S))
+    champion = staged.standing()["champion"]
+    with staged.traffic(may_fail=[version]) as traffic:
+        staged.name_as(names.CHALLENGER, version)
+        await_step(staged, version, step)
+        staged.relay.turn("refusing")
+        kill_controller(staged)
+        staged.relay.turn("well")
+        last_at = fail_for_clients(staged, version)
+        staged.await_end(version)
+        ledger = traffic.stop().check()
+    assert ledger.touched(version) > 0
+    assert ledger.last_at[f"{version} challenger"] < last_at + ROLLED_BACK_S
+    check_record(staged, version, names.ABORTED)
+    assert staged.alias(names.CHALLENGER) is None
+    assert staged.standing()["champion"] == champion
+
+
+def fail_for_clients(stage: Stage, version: str) -> float:
+    """Ask as ever new clients what a challenger fails at until it is taken back; return when."""
+    for number in range(3000):
+        if stage.standing()["rollout"] is None:
+            return time.time()
+        ask_as(stage, f"{version}-{number}", RARE)
+    raise AssertionError(f"not taken back: {stage.standing()}")
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("mood", ["refusing", "hanging"])
+def test_a_rollback_from_clients_does_not_wait_for_mlflow(staged: Stage, mood: Mood) -> None:
+    """Nobody is answered by it 5 s after the verdict, whatever MLflow does."""
+    version = staged.add(RaisingForOne(1.0, PAUSE_S))
+    with staged.traffic(may_fail=[version]) as traffic:
+        staged.name_as(names.CHALLENGER, version)
+        staged.await_standing(lambda one: one["weight"] > 0, 60)
+        staged.relay.turn(mood)
+        last_at = fail_for_clients(staged, version)
+        time.sleep(ROLLED_BACK_S)
+        assert staged.standing()["unrecorded"] > 0
+        staged.relay.turn("well")
+        staged.await_end(version)
+        ledger = report(f"a rollback with MLflow {mood}", traffic.stop()).check()
+    assert ledger.touched(version) > 0
+    assert ledger.last_at[f"{version} challenger"] < last_at + ROLLED_BACK_S
+    check_record(staged, version, names.ABORTED)
+
+
 @pytest.mark.parametrize("mood", ["refusing", pytest.param("hanging", marks=pytest.mark.system)])
 def test_a_rollback_does_not_wait_for_mlflow(staged: Stage, mood: Mood) -> None:
     """It is applied first, and recorded when MLflow answers."""
@@ -117,7 +185,7 @@ def test_a_rollback_does_not_wait_for_mlflow(staged: Stage, mood: Mood) -> None:
         staged.name_as(names.CHALLENGER, version)
         staged.await_standing(lambda one: one["challenger"] == version, 30)
         staged.relay.turn(mood)
-        standing = staged.await_standing(lambda one: one["rollout"] is None, ROLLED_BACK_S)
+        standing = staged.await_standing(lambda one: one["rollout"] is None, ABORTED_S)
         assert (standing["challenger"], standing["weight"]) == (None, 0.0)
         assert standing["last_rollout"]["outcome"] == names.ABORTED
         assert standing["unrecorded"] > 0

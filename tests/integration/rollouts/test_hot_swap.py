@@ -18,24 +18,26 @@ from tests.odd_models import (
     Hanging,
     Line,
 )
-from tests.stage import LOAD_TIMEOUT_S, Stage
+from tests.stage import LOAD_TIMEOUT_S, SOONER_S, Stage
 
 REFUSED_S = LOAD_TIMEOUT_S + 10.0
 
 
 def test_a_champion_moved_by_hand_is_followed_and_nothing_is_lost(staged: Stage) -> None:
-    """There and back again, each within 10 s; the way back is short, as the old one stays warm."""
+    """There and back again, each within 10 s, by the same replicas as before."""
     first = staged.standing()["champion"]
     second = staged.add(Line(2.0, PAUSE_S))
+    replicas = staged.replicas()
     with staged.traffic() as traffic:
         staged.name_as(names.CHAMPION, second)
-        staged.await_champion(second)
+        staged.await_champion(second, SOONER_S)
         assert staged.standing()["previous"] == first
         staged.name_as(names.CHAMPION, first)
-        staged.await_champion(first)
+        staged.await_champion(first, SOONER_S)
         time.sleep(1.0)
         ledger = traffic.stop().check()
     assert set(ledger.right) == {f"{first} champion", f"{second} champion"}
+    assert staged.replicas() == replicas
 
 
 def flip_a_bit(directory: Path) -> None:
@@ -81,6 +83,7 @@ def test_a_version_that_cannot_be_served_never_gets_traffic(
         ledger = traffic.stop().check()
     assert set(ledger.right) == {f"{champion} champion"}
     assert why in standing["refused"][version]
+    assert staged.service.get("/model").json()["refused"] == standing["refused"]
     staged.await_standing(lambda one: not one["unrecorded"], 10)
     assert staged.tags(version)[names.TAG_REFUSED] == standing["refused"][version]
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from contract import names
-from tests.integration.rollouts.conftest import PAUSE_S
+from tests.integration.rollouts.conftest import MOST_LIVE_STEP, PAUSE_S
 from tests.odd_models import Line, Missing, Raising, Shifted
 from tests.stage import SOONER_S, Stage
 
@@ -20,6 +20,7 @@ def test_twenty_swaps_at_half_of_capacity_lose_nothing(staged: Stage) -> None:
     """Each answer is what its version predicts."""
     versions = [staged.add(Line(1.0 + number / 100, PAUSE_S)) for number in range(4)]
     rate = staged.capacity() / 2
+    replicas = staged.replicas()
     took_s = []
     with staged.traffic(rate) as traffic:
         for number in range(SWAPS):
@@ -35,6 +36,7 @@ def test_twenty_swaps_at_half_of_capacity_lose_nothing(staged: Stage) -> None:
         f"to one seen before {max(took_s[len(versions) :]):.1f} s"
     )
     assert {key.split()[0] for key in ledger.right} >= set(versions)
+    assert staged.replicas() == replicas
 
 
 @pytest.mark.system
@@ -55,6 +57,7 @@ def test_ten_rollouts_at_half_of_capacity_lose_nothing(staged: Stage) -> None:
         version for pair in zip(good, [*bad, "", ""], strict=True) for version in pair if version
     ]
     rate = staged.capacity() / 2
+    replicas = staged.replicas()
     with staged.traffic(rate, may_fail=bad) as traffic:
         for version in order:
             staged.name_as(names.CHALLENGER, version)
@@ -65,3 +68,6 @@ def test_ten_rollouts_at_half_of_capacity_lose_nothing(staged: Stage) -> None:
     touched = {version: ledger.touched(version) for version in bad}
     print(f"{len(order)} rollouts, {ledger.answered} requests at {rate:.0f}/s, bad ones: {touched}")
     assert max(touched.values()) < 0.01 * ledger.answered
+    stopped_at = {version: staged.decisions(version)[-1]["step"] for version in bad}
+    assert max(stopped_at.values()) <= MOST_LIVE_STEP, stopped_at
+    assert staged.replicas() == replicas

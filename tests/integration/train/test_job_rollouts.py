@@ -12,6 +12,9 @@ import pytest
 from mlflow import MlflowClient
 
 from contract import names
+from serve_app.control.tracker import MlflowTracker
+from serve_app.rollouts.policy import Policy
+from serve_app.settings import Settings
 from tests.integration.train.promoting import promoter
 from tests.integration.train.registry import aliases, versions
 from train.__main__ import main
@@ -113,3 +116,17 @@ def test_same_job_again_leaves_a_model_without_champion_so(
         "; no champion now: nothing registered. To bring it back: "
         "python -m train promote --version 2 --reason TEXT"
     )
+
+
+@pytest.mark.parametrize(("enabled", "said"), [(True, names.ON), (False, names.OFF)])
+def test_jobs_go_by_what_the_service_says(
+    mlflow_server: str, mlflow_client: MlflowClient, enabled: bool, said: str
+) -> None:
+    """It says so when it looks at the registry, by the one setting that turns rollouts off."""
+    model = f"said-{said}"
+    mlflow_client.create_registered_model(model)
+    settings = Settings(
+        model_name=model, mlflow_tracking_uri=mlflow_server, rollout=Policy(enabled=enabled)
+    )
+    MlflowTracker(settings).look()
+    assert mlflow_client.get_registered_model(model).tags[names.TAG_ROLLOUTS] == said

@@ -17,6 +17,7 @@ from serve_app.models.model import NO_FINITE_ANSWER
 from serve_app.models.predictions import Predictions
 from serve_app.models.served import ServedModel, ServedVersion
 from serve_app.observer import (
+    BUSY_PAUSE_S,
     IDLE_FACTOR,
     MIN_SPREAD_VALUES,
     Observer,
@@ -65,11 +66,13 @@ class FakeWorkers(Workers):
     def __init__(self, **outcomes: Outcome) -> None:
         self.outcomes = {name[1:]: outcome for name, outcome in outcomes.items()}
         self.asked: list[str] = []
+        self.asks: list[Ask] = []
         self.gates: dict[str, asyncio.Event] = {}
 
     async def predict(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
         """Give a version's outcome."""
         self.asked.append(ask.version)
+        self.asks.append(ask)
         if gate := self.gates.get(ask.version):
             await gate.wait()
         outcome = self.outcomes.get(ask.version, numbers())
@@ -156,6 +159,33 @@ def test_full_queues_are_no_versions_fault() -> None:
     full = OverloadedError("full")
     assert observed(FakeWorkers(v1=full)) == Evidence()
     assert observed(FakeWorkers(v2=full)) == Evidence(champion=Arm(2))
+
+
+def test_nobody_waits_for_a_shadow_but_for_one_that_shows_what_a_failure_means() -> None:
+    """A worker that is busy need not take the first."""
+    workers = FakeWorkers()
+    observed(workers)
+    assert [ask.is_shadow for ask in workers.asks] == [False, True]
+    workers = FakeWorkers(v1=NotReadyError("gone"))
+    observed(workers)
+    assert [ask.is_shadow for ask in workers.asks] == [False, False]
+
+
+def test_after_a_shadow_for_which_there_was_no_time_comes_none_for_a_while() -> None:
+    """Or each live call of a busy service would be sent twice."""
+
+    async def scenario() -> None:
+        workers = FakeWorkers(v2=OverloadedError("busy"))
+        observer = Observer(workers, Policy())
+        observer.turn(table())
+        begun = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < begun + 10 * BUSY_PAUSE_S:
+            await observer.call(CHAMPION, ROWS, SIZES)
+            await done(observer)
+            await asyncio.sleep(0)
+        assert 2 <= workers.asked.count("2") <= 11
+
+    asyncio.run(scenario())
 
 
 def test_a_call_without_an_answer_counts_against_its_version() -> None:

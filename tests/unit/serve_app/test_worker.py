@@ -12,7 +12,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from serve_app.call import Call
-from serve_app.calls.ask import Ask, VersionNotHeldError
+from serve_app.calls.ask import Ask, BusyError, VersionNotHeldError
 from serve_app.control.conductor import Orders
 from serve_app.loaded import LAST_RESORT, MOST_LEFT, Answer, LoadedVersion, Recorder
 from serve_app.model_errors import UnservableModelError
@@ -173,6 +173,49 @@ def test_a_version_that_hangs_holds_up_no_other(model: Model) -> None:
         await stuck
         with pytest.raises(VersionNotHeldError, match="version 3"):
             await worker.predict(rows, (1,), Ask("3"))
+
+    asyncio.run(scenario())
+
+
+def test_a_shadow_waits_for_nobody_and_holds_up_nobody(model: Model) -> None:
+    """It's refused while another version is busy; one that hangs in the shadow is asked again."""
+
+    async def scenario() -> None:
+        live, other = Held(), Held()
+        other.gate.set()
+        worker = NoServer({"1": loaded(live, model), "2": loaded(other, model)}, 30.0)
+        rows, shadow = np.ones((1, 1)), Ask("2", is_shadow=True)
+        stuck = asyncio.create_task(worker.predict(rows, (1,), Ask("1")))
+        await asyncio.to_thread(live.started.wait, 10)
+        with pytest.raises(BusyError):
+            await worker.predict(rows, (1,), shadow)
+        async with asyncio.timeout(5):
+            assert (await worker.predict(rows, (1,), Ask("2"))).values.tolist() == [2.0]
+        live.gate.set()
+        await stuck
+        assert (await worker.predict(rows, (1,), shadow)).values.tolist() == [2.0]
+        worker._shelf.held["2"].recorder.begin(time.monotonic())
+        assert (await worker.predict(rows, (1,), shadow)).values.tolist() == [2.0]
+
+    asyncio.run(scenario())
+
+
+def test_versions_are_loaded_beside_the_event_loop(model: Model) -> None:
+    """Others are answered meanwhile."""
+    is_answered = threading.Event()
+
+    def load(_: ServedVersion) -> Model:
+        assert is_answered.wait(10)
+        return model
+
+    async def scenario() -> None:
+        shelf = Shelf(load)
+        adding = asyncio.create_task(shelf.add(ServedVersion("m", "2", None, "models:/m/2", "")))
+        await asyncio.sleep(0.05)
+        is_answered.set()
+        async with asyncio.timeout(5):
+            await adding
+        assert list(shelf.held) == ["2"]
 
     asyncio.run(scenario())
 

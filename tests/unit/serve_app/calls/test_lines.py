@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.calls import server as server_module
 from serve_app.calls import wire
-from serve_app.calls.ask import Ask
+from serve_app.calls.ask import Ask, BusyError
 from serve_app.calls.connection import Address
 from serve_app.calls.lines import (
     MOST_UNANSWERED,
@@ -101,6 +101,23 @@ def test_a_call_that_raises_fails_alone() -> None:
             with pytest.raises(CallFailedError, match="ValueError: zero"):
                 await line.call(np.zeros((1, 1)), (1,), ASK)
             assert (await line.call(ROWS, (2,), ASK)).values.tolist() == [2.0, 4.0]
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_with_no_time_for_a_shadow_says_so() -> None:
+    """Which is no failure of the version."""
+
+    async def busy(rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+        if ask.is_shadow:
+            raise BusyError("another version has a batch")
+        return Predictions(rows[:, 0])
+
+    async def scenario() -> None:
+        async with connected(busy) as (_, line):
+            with pytest.raises(BusyError):
+                await line.call(ROWS, (2,), ASK._replace(is_shadow=True))
+            assert (await line.call(ROWS, (2,), ASK)).values.tolist() == [1.0, 2.0]
 
     asyncio.run(scenario())
 

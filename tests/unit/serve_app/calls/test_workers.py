@@ -10,7 +10,7 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve_app.calls import workers as workers_module
-from serve_app.calls.ask import Ask
+from serve_app.calls.ask import Ask, BusyError
 from serve_app.calls.lines import CallFailedError, LineLostError, Lines
 from serve_app.calls.retries import RESERVE, SHARE
 from serve_app.calls.workers import LOST_TWICE, Workers
@@ -85,6 +85,22 @@ def test_what_ray_raises_is_not_ready_and_never_500(outcomes: tuple[Exception, .
     """The client is told to try again later."""
     with pytest.raises(NotReadyError):
         ask(Handle(*outcomes))
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        BusyError("busy"),
+        RayTaskError("predict", "", BusyError("busy")).as_instanceof_cause(),  # type: ignore[no-untyped-call]
+    ],
+)
+def test_a_worker_with_no_time_is_overloaded(outcome: Exception) -> None:
+    """By a line or by the handle; nothing is asked again."""
+    for lines in (None, OneLine(outcome)):
+        handle = Handle(outcome)
+        with pytest.raises(OverloadedError):
+            ask(handle, lines)
+        assert handle.calls == (lines is None)
 
 
 class OneLine(Lines):

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Scope
 
 from serve_app.http.answers import REQUEST_ID
+from serve_app.http.guard import KEY_ID
 from serve_app.http.routes import Application, application
 from serve_app.http.switch import Switch
 from serve_app.models.predictions import Predictions
@@ -49,11 +50,17 @@ def switch(weight: float, salt: bytes = SALT) -> Switch:
     return turned
 
 
-def scope_of(client: str = "", request_id: str = "", path: str = "/stream") -> Scope:
-    """A prediction request as `Front` passes it on."""
+def scope_of(
+    client: str = "", request_id: str = "", path: str = "/stream", key_id: str = ""
+) -> Scope:
+    """A prediction request as `Front` and `Guard` pass it on."""
     headers = [(b"x-client-id", client.encode())] if client else []
     scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": headers}
-    return {**scope, REQUEST_ID: request_id.encode()} if request_id else scope
+    if request_id:
+        scope[REQUEST_ID] = request_id.encode()
+    if key_id:
+        scope[KEY_ID] = key_id.encode()
+    return scope
 
 
 def version(turned: Switch, scope: Scope) -> str:
@@ -73,6 +80,19 @@ def test_a_client_stays_with_its_version() -> None:
     for number in range(50):
         scopes = [scope_of(f"client-{number}", f"request-{again}") for again in range(5)]
         assert len({version(switch(0.5), scope) for scope in scopes}) == 1
+
+
+def test_without_a_name_a_client_is_known_by_its_api_key() -> None:
+    """And by its name, if it sends one: many people may share a key."""
+    for number in range(50):
+        requests = [f"request-{again}" for again in range(20)]
+        by_key = {
+            version(switch(0.5), scope_of("", one, key_id=f"key-{number}")) for one in requests
+        }
+        assert len(by_key) == 1
+        name = f"client-{number}"
+        named = version(switch(0.5), scope_of(name))
+        assert {version(switch(0.5), scope_of(name, key_id=key)) for key in requests} == {named}
 
 
 def test_who_is_in_stays_in_as_the_weight_grows() -> None:

@@ -1,13 +1,14 @@
 """A version is tried in a process of its own, and whatever becomes of that is an answer."""
 
 import asyncio
+import json
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -27,27 +28,38 @@ VERSION = ServedVersion("m", "2", None, "models:/m/2", "ab" * 32)
 
 
 @pytest.fixture(scope="module")
-def rehearsals() -> Iterator[Rehearsals]:
+def runner() -> Iterator[asyncio.Runner]:
+    """The one event loop of these tests."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def rehearsals(runner: asyncio.Runner) -> Iterator[Rehearsals]:
     """What tries versions, as the controller has it."""
     rehearsals = Rehearsals()
-    asyncio.run(rehearsals.start())
+
+    async def start() -> None:
+        rehearsals.start()
+
+    runner.run(start())
     yield rehearsals
-    asyncio.run(rehearsals.close())
+    runner.run(rehearsals.close())
+    assert _fork_servers() == set()
 
 
 Try = Callable[..., ServedModel]
 
 
 @pytest.fixture
-def tried(rehearsals: Rehearsals) -> Try:
+def tried(runner: asyncio.Runner, rehearsals: Rehearsals) -> Try:
     """Return what is found out of a version."""
 
     def find(
         directory: Path, version: ServedVersion = VERSION, timeout_s: float = LONG_S
     ) -> ServedModel:
-        return asyncio.run(
-            rehearsals.rehearse(version, directory, tuple(odd_models.TRUSTED), timeout_s)
-        )
+        trusted = tuple(odd_models.TRUSTED)
+        return runner.run(rehearsals.rehearse(version, directory, trusted, timeout_s))
 
     return find
 
@@ -134,11 +146,11 @@ def test_a_child_that_ends_by_itself_is_quoted(coded: Write, tried: Try) -> None
     ("code", "why"),
     [
         ("import os; os._exit(0)", "before it said what it is like"),
-        ("import os; print('{}', flush=True); os._exit(0)", "before it said what it is like"),
         ("import os; os._exit(2)", "with code 2"),
         ("raise SystemExit(3)", "with code 3"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
         ("import os; os.kill(os.getpid(), 40)", "by signal 40"),
+        ("import os; os.closerange(3, 99)", "with code 1"),
     ],
 )
 def test_a_child_that_says_nothing_of_use_is_a_reason(
@@ -149,21 +161,64 @@ def test_a_child_that_says_nothing_of_use_is_a_reason(
         tried(coded(code))
 
 
-def test_a_grandchild_goes_with_the_child(coded: Write, tried: Try, tmp_path: Path) -> None:
-    """A model may start processes of its own; whatever becomes of the model itself."""
+@pytest.mark.parametrize("said", ["junk", "{}", "[]", '{"code": 0}', "null", "{} {}"])
+def test_an_answer_that_is_none_is_a_reason(
+    directory: Path, rehearsals: Rehearsals, runner: asyncio.Runner, said: str
+) -> None:
+    """Whatever may have written it."""
+
+    async def answer(request: bytes) -> bytes:
+        return json.dumps({"code": 0, "answer": said, "said": ""}).encode()
+
+    async def garbage(request: bytes) -> bytes:
+        return said.encode()
+
+    for instead in (answer, garbage):
+        with (
+            mock.patch.object(rehearsals, "_ask", instead),
+            pytest.raises(UnservableModelError, match="before it said what it is like"),
+        ):
+            runner.run(rehearsals.rehearse(VERSION, directory, (), LONG_S))
+
+
+GRANDCHILD = (
+    "import os, pathlib, subprocess, time\n"
+    "{start}\n"
+    "note = pathlib.Path({note!r})\n"
+    "note.with_suffix('.new').write_text(str(pid))\n"
+    "note.with_suffix('.new').rename(note)\n"
+)
+BEGUN = {
+    "started": "pid = subprocess.Popen(['sleep', '600']).pid",
+    "forked": "pid = os.fork()\nif not pid: time.sleep(600)",
+    "loud": "pid = subprocess.Popen(['yes']).pid",
+}
+
+
+@pytest.mark.parametrize("start", BEGUN.values(), ids=BEGUN.keys())
+def test_a_grandchild_goes_with_the_child(
+    coded: Write, tried: Try, tmp_path: Path, start: str
+) -> None:
+    """A model may start processes of its own; they hold up nobody."""
     note = tmp_path / "pid"
-    start = (
-        "import pathlib, subprocess, time\n"
-        "child = subprocess.Popen(['sleep', '600'])\n"
-        f"pathlib.Path({str(note)!r}).write_text(str(child.pid))\n"
-    )
-    tried(coded(start))
+    tried(coded(GRANDCHILD.format(note=str(note), start=start)))
     running.wait_for(lambda: not psutil.pid_exists(int(note.read_text())), 10)
-    note.unlink()
-    shutil.rmtree(tmp_path / "coded")
+
+
+def test_a_grandchild_goes_with_a_child_that_hangs(
+    coded: Write, tried: Try, tmp_path: Path
+) -> None:
+    """Nobody asks for it any more."""
+    note = tmp_path / "pid"
+    code = GRANDCHILD.format(note=str(note), start=BEGUN["started"])
     with pytest.raises(UnservableModelError, match="within"):
-        tried(coded(f"{start}time.sleep(600)"), timeout_s=2.0)
+        tried(coded(f"{code}time.sleep(600)"), timeout_s=5.0)
     running.wait_for(lambda: not psutil.pid_exists(int(note.read_text())), 10)
+
+
+def test_a_child_reads_nothing_of_what_the_server_is_asked(coded: Write, tried: Try) -> None:
+    """What it starts and what reads standard input is at its end at once."""
+    assert tried(coded("import subprocess; subprocess.run(['cat'])")).result_type == "f"
 
 
 def test_a_child_that_does_not_return_is_given_up(
@@ -180,8 +235,26 @@ def test_what_a_child_says_beside_its_answer_does_no_harm(coded: Write, tried: T
     assert tried(coded("print('welcome' * 99_999)")).result_type == "f"
 
 
+def test_what_is_said_at_a_start_is_no_answer(
+    runner: asyncio.Runner, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or each version would get the answer of the one before."""
+    (tmp_path / "sitecustomize.py").write_text("print('welcome', flush=True)")
+    monkeypatch.syspath_prepend(tmp_path)
+    rehearsals = Rehearsals()
+
+    async def scenario() -> None:
+        found = await rehearsals.rehearse(VERSION, directory, (), LONG_S)
+        assert found == describe(VERSION, model_files.read(directory))
+        with pytest.raises(UnservableModelError, match="no readable MLmodel"):
+            await rehearsals.rehearse(VERSION, tmp_path, (), LONG_S)
+        await rehearsals.close()
+
+    runner.run(scenario())
+
+
 def test_a_version_is_tried_while_another_hangs(
-    rehearsals: Rehearsals, coded: Write, directory: Path
+    runner: asyncio.Runner, rehearsals: Rehearsals, coded: Write, directory: Path
 ) -> None:
     """A version that somebody needs at once must not wait for one that never returns."""
     hanging = coded("import time; time.sleep(600)")
@@ -195,62 +268,100 @@ def test_a_version_is_tried_while_another_hangs(
         stuck.cancel()
         await asyncio.gather(stuck, return_exceptions=True)
 
-    asyncio.run(scenario())
+    runner.run(scenario())
 
 
 def test_nothing_is_imported_again_for_the_next_version(
-    rehearsals: Rehearsals, directory: Path
+    runner: asyncio.Runner, directory: Path
 ) -> None:
     """Two seconds of a processor are what a node under load has not: one server tries them all."""
+    others = _fork_servers()
+    rehearsals = Rehearsals()
 
     async def scenario() -> None:
-        await rehearsals.start()
-        servers = _fork_servers()
-        assert len(servers) == 1
+        rehearsals.start()
+        servers = _fork_servers() - others
         for _ in range(3):
             await rehearsals.rehearse(VERSION, directory, (), LONG_S)
-            assert _fork_servers() == servers
+            assert _fork_servers() - others == servers
+        # What is forked amid threads may deadlock.
+        assert [psutil.Process(server).num_threads() for server in servers] == [1]
+        await rehearsals.close()
 
-    asyncio.run(scenario())
+    runner.run(scenario())
 
 
-def test_a_server_that_has_died_is_replaced(rehearsals: Rehearsals, directory: Path) -> None:
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_a_server_that_has_died_is_replaced(
+    runner: asyncio.Runner, directory: Path, is_asked: bool
+) -> None:
     """The kernel may take it when memory runs out; no version is to blame."""
+    others = _fork_servers()
+    rehearsals = Rehearsals()
 
     async def scenario() -> None:
-        await rehearsals.start()
-        for server in _fork_servers():
-            os.kill(server, signal.SIGKILL)
+        await rehearsals.rehearse(VERSION, directory, (), LONG_S)
+        (server,) = _fork_servers() - others
+        os.kill(server, signal.SIGSTOP if is_asked else signal.SIGKILL)
+        if not is_asked:
             os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
-        assert (await rehearsals.rehearse(VERSION, directory, (), LONG_S)).result_type == "f"
+        trial = asyncio.create_task(rehearsals.rehearse(VERSION, directory, (), LONG_S))
+        await asyncio.sleep(0.1)
+        if is_asked:
+            os.kill(server, signal.SIGKILL)
+        assert (await trial).result_type == "f"
+        await rehearsals.close()
 
-    asyncio.run(scenario())
+    runner.run(scenario())
 
 
-def test_no_child_is_left_behind(coded: Write, tmp_path: Path) -> None:
-    """Nobody wants to know any more: the server's input ends, as if the controller were killed."""
+def test_a_server_that_always_dies_is_a_reason(
+    runner: asyncio.Runner, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It isn't started for ever."""
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(7)")
+    monkeypatch.syspath_prepend(tmp_path)
+    rehearsals = Rehearsals()
+
+    async def scenario() -> None:
+        with pytest.raises(UnservableModelError, match="the fork server has ended"):
+            await rehearsals.rehearse(VERSION, directory, (), LONG_S)
+        await rehearsals.close()
+
+    runner.run(scenario())
+
+
+@pytest.mark.parametrize("end", ["cancelled", "killed"])
+def test_no_child_is_left_behind(
+    runner: asyncio.Runner, coded: Write, tmp_path: Path, end: str
+) -> None:
+    """Nobody asks any more, or the server is killed, as Ray does with the children of an actor."""
     note = tmp_path / "pid"
     spoiled = coded(
-        "import os, pathlib, time\n"
-        f"note = pathlib.Path({str(note)!r})\n"
-        "note.with_suffix('.new').write_text(str(os.getpid()))\n"
-        "note.with_suffix('.new').rename(note)\n"
-        "time.sleep(600)"
+        GRANDCHILD.format(note=str(note), start="pid = os.getpid()") + "time.sleep(600)"
     )
+    rehearsals = Rehearsals()
 
     async def scenario() -> None:
-        rehearsals = Rehearsals()
         trusted = tuple(odd_models.TRUSTED)
         task = asyncio.create_task(rehearsals.rehearse(VERSION, spoiled, trusted, LONG_S))
         async with asyncio.timeout(LONG_S):
             while not note.exists():
                 await asyncio.sleep(0.01)
+        child = int(note.read_text())
+        if end == "killed":
+            parent = psutil.Process(child).parent()
+            assert parent is not None
+            parent.kill()
+            async with asyncio.timeout(10):
+                while psutil.pid_exists(child):
+                    await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        await rehearsals.close()
+        assert not psutil.pid_exists(child)
 
-    asyncio.run(scenario())
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(note.read_text()), 0)
+    runner.run(scenario())
 
 
 def _fork_servers() -> set[int]:
