@@ -38,10 +38,8 @@ def spread(config: dict[str, Any], nodes: int) -> None:
 
 
 @contextmanager
-def node(
-    service: Running, free_port: Callable[[], int], **environ: str
-) -> Iterator[psutil.Process]:
-    """A worker node of the system's cluster, with an environment that differs; its raylet."""
+def node(service: Running, free_port: Callable[[], int]) -> Iterator[psutil.Process]:
+    """A worker node of the system's cluster; its raylet."""
     head = next(one for one in service.processes() if one.name() == "raylet")
     names = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent")
     command = [preflight.tool("ray"), "start", "--block", "--disable-usage-stats"]
@@ -51,7 +49,7 @@ def node(
     with (service.root / "node.log").open("wb") as log:
         process = subprocess.Popen(
             command,
-            env={**head.environ(), **environ},
+            env=head.environ(),
             cwd=service.root,
             stdout=log,
             stderr=log,

@@ -37,7 +37,7 @@ def test_a_champion_moved_by_hand_is_followed_and_nothing_is_lost(staged: Stage)
         time.sleep(1.0)
         ledger = traffic.stop().check()
     assert set(ledger.right) == {f"{first} champion", f"{second} champion"}
-    assert staged.replicas() == replicas
+    assert staged.replicas() >= replicas  # load may have started more of them
 
 
 def flip_a_bit(directory: Path) -> None:

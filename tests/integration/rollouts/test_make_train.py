@@ -46,10 +46,20 @@ def standing(service: Running) -> dict[str, Any]:
 
 def launcher_train(service: Running, *arguments: str) -> str:
     """Do what `make train`, `make promote` or `make rollback` does; return what it says."""
+    return said_by(service, "launcher", "train", *arguments)
+
+
+def train_command(service: Running, *arguments: str) -> str:
+    """Run `python -m train` here, and not as a job."""
+    return said_by(service, "train", *arguments)
+
+
+def said_by(service: Running, *command: str) -> str:
+    """Run a module, which is to end well; return what it says."""
     done = subprocess.run(
-        [sys.executable, "-m", "launcher", "train", *arguments],
+        [sys.executable, "-m", *command],
         cwd=service.root,
-        env=dict(service.environ),
+        env={**service.environ, "MLFLOW_TRACKING_URI": service.mlflow_uri},
         capture_output=True,
         text=True,
         check=False,
@@ -97,6 +107,9 @@ def test_make_train_walks_a_good_version_to_champion_and_a_bad_one_back(
             with timed("make rollback, from the command to the traffic"):
                 launcher_train(service, "rollback", "--reason", "the test wants it")
                 running.wait_for(lambda: standing(service)["champion"] == "1", SOONER_S)
+            with timed("the same without a Ray job, which goes forward again"):
+                train_command(service, "rollback", "--reason", "the test wants it")
+                running.wait_for(lambda: standing(service)["champion"] == "2", SOONER_S)
             ledger = under_way.stop().check()
         assert set(ledger.right) == {"1 champion", "2 challenger", "2 champion"}
 
@@ -110,9 +123,9 @@ def test_make_train_walks_a_good_version_to_champion_and_a_bad_one_back(
             if key.startswith(names.TAG_ROLLOUT_DECISION)
         ]
         assert decisions[-1]["evidence"]["shift"]["count"] > 0
-        assert client.get_registered_model(MODEL).aliases[names.CHAMPION] == "1"
+        assert client.get_registered_model(MODEL).aliases[names.CHAMPION] == "2"
 
-        answers = {version: known_answers(service, version) for version in ("1", "2")}
+        answers = {version: known_answers(service, version) for version in ("2", "1")}
         for version, xs, results in ledger.unchecked:
             assert answers[version](xs) == pytest.approx(results, rel=1e-9), version
 
