@@ -59,7 +59,7 @@ ONE_CLIENT = "one client's requests, 5% of all, always fail"
 @pytest.mark.system
 @pytest.mark.timeout(1200)
 def test_versions_as_good_as_the_champion_are_aborted_in_at_most_5_percent() -> None:
-    """Two thousand rollouts: a hundred for each line of the documented table."""
+    """A hundred rollouts for each line of the documented table but that one."""
     scenarios = [one for one in rollouts.good() if one.name != ONE_CLIENT]
     assert len(scenarios) == len(rollouts.good()) - 1
     with ProcessPoolExecutor() as pool:
