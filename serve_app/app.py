@@ -27,7 +27,11 @@ _INGRESS = serve.deployment(name="Ingress", max_ongoing_requests=2048, ray_actor
     Ingress
 )
 _MODEL_WORKER = serve.deployment(
-    name="ModelWorker", max_ongoing_requests=64, ray_actor_options=_CPUS
+    name="ModelWorker",
+    max_ongoing_requests=64,
+    ray_actor_options=_CPUS,
+    # How often one that stops looks whether anybody still hangs on it; 2 s if nothing is said.
+    graceful_shutdown_wait_loop_s=0.5,
 )(ModelWorker)
 # Everybody hangs on it: the default of 5 ongoing requests would let five replicas in.
 _CONTROLLER = serve.deployment(

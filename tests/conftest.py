@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from tests.e2e.container import Image
 from tests.running import Running
 
 ORDER = ("unit", "integration/train", "e2e")
-"""The folders that come first, so that `first_run` installs while quick tests run, then trains."""
+"""The folders that come first, so that `first_run` starts and trains while quick tests run."""
 
 PORTS = range(20_000, 30_000)
 """Below the ephemeral range, so that no outgoing connection takes a port between probe and use."""
@@ -106,18 +107,28 @@ def free_port() -> Callable[[], int]:
 def first_run(
     tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
 ) -> Iterator[Running]:
-    """`make run` in a clean copy, without .venv and without var; it may still be installing."""
+    """`make run` in a clean copy, without var; it may still be training its first model.
+
+    It uses our virtual environment; that it makes one of its own is a test by itself.
+    """
     clone = running.copy_project(tmp_path_factory.mktemp("clone") / "project")
+    if list(Path(sys.prefix).glob(".installed-*")):
+        (clone / ".venv").symlink_to(sys.prefix)
     launched = running.launch(clone, running.environ(free_port), ["make", "run"])
     yield launched
     running.stop(launched)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _first_run_goes_ahead(request: pytest.FixtureRequest) -> None:
-    """Let it install while other tests run: that takes more than a minute of one core."""
-    if is_needed(request, "first"):
-        request.getfixturevalue("first_run")
+def _the_slow_ones_go_ahead(request: pytest.FixtureRequest) -> None:
+    """Let them start, train and build while the unit tests leave a processor free."""
+    for needed, slow in (
+        ("mlflow_server", "launched_mlflow"),
+        ("first", "first_run"),
+        ("image", "image_build"),
+    ):
+        if is_needed(request, needed):
+            request.getfixturevalue(slow)
 
 
 @pytest.fixture(scope="session")
@@ -140,15 +151,20 @@ def image(image_build: Future[Image]) -> Image:
     return image_build.result(IMAGE_BUILD_S)
 
 
-@pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URI of a real MLflow server over SQLite, shared by the whole test run.
+@dataclass(frozen=True)
+class Launched:
+    """A server that may still be starting."""
 
-    Tests that must not see each other's models use model and experiment names of their own.
-    """
+    process: subprocess.Popen[bytes]
+    uri: str
+    log: Path
+
+
+@pytest.fixture(scope="session")
+def launched_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """A real MLflow server over SQLite; it may still be starting."""
     folder = tmp_path_factory.mktemp("mlflow")
     port = find_free_port()
-    uri = f"http://127.0.0.1:{port}"
     log = folder / "server.log"
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
@@ -168,8 +184,16 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    try:
-        wait_until_healthy(process, f"{uri}/health", log)
-        yield uri
-    finally:
-        stop_process_group(process)
+    yield Launched(process, f"http://127.0.0.1:{port}", log)
+    stop_process_group(process)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(launched_mlflow: Launched) -> str:
+    """The URI of a real MLflow server, shared by the whole test run.
+
+    Tests that must not see each other's models use model and experiment names of their own.
+    """
+    one = launched_mlflow
+    wait_until_healthy(one.process, f"{one.uri}/health", one.log)
+    return one.uri

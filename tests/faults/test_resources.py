@@ -23,27 +23,30 @@ def closed_after_s(connection: socket.socket) -> tuple[float, bytes]:
     return time.monotonic() - began, said
 
 
-def test_silent_sockets_and_stalled_bodies_are_closed(system: System) -> None:
-    """The first by HAProxy, the second with our own answer."""
-    with connected(system) as silent, connected(system) as stalled, ThreadPoolExecutor(2) as pool:
+def test_silent_stalled_and_dripping_connections_are_closed_and_leave_others_untouched(
+    system: System,
+) -> None:
+    """The first by HAProxy, the second with our own answer, and 200 that send a byte a second."""
+    with (
+        system.traffic() as under_way,
+        connected(system) as silent,
+        connected(system) as stalled,
+        ThreadPoolExecutor(2) as pool,
+    ):
         stalled.sendall(
             b"POST /stream HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
             b"x-api-key: " + system.service.key.encode() + b"\r\ncontent-length: 100\r\n\r\n{"
         )
-        (silent_s, heard), (stalled_s, said) = pool.map(closed_after_s, (silent, stalled))
+        closed = pool.map(closed_after_s, (silent, stalled))
+        dripped = injections.drip_headers(system)
+        (silent_s, heard), (stalled_s, said) = closed
+        ledger = report("200 clients drip headers", under_way.stop()).check()
     print(f"\nsilent: closed after {silent_s:.1f} s; stalled: after {stalled_s:.1f} s")
-    assert heard.startswith(b"HTTP/1.1 408 ")
     assert max(silent_s, stalled_s) < CLOSED_S
+    assert heard.startswith(b"HTTP/1.1 408 ")
     assert said.startswith(b"HTTP/1.1 408 ")
     assert b'"request_timeout"' in said
-
-
-def test_dripping_headers_leave_others_untouched(system: System) -> None:
-    """Two hundred clients that send a byte every second, and are ended meanwhile."""
-    with system.traffic() as under_way:
-        said = injections.drip_headers(system)
-        ledger = report("200 clients drip headers", under_way.stop()).check()
-    assert all(b" 408 " in one for one in said)
+    assert all(b" 408 " in one for one in dripped)
     assert max(ledger.latencies_s) < 1.0
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,18 @@ def test_locks_have_exact_versions_with_hashes_and_no_index(name: str) -> None:
     for requirement in requirements:
         assert re.match(r"[a-z0-9._-]+(\[[a-z,_-]+\])?==\S+", requirement), requirement
         assert "--hash=sha256:" in requirement, requirement
+
+
+@pytest.mark.parametrize("room", ["contract", "launcher", "serve_app", "train"])
+def test_what_runs_in_production_is_in_the_lock(room: str) -> None:
+    """`make run` installs requirements.lock, and no tool of `make test`."""
+    text = (ROOT / "requirements.lock").read_text()
+    locked = set(re.findall(r"^([a-z0-9._-]+)(?:\[.*\])?==", text, flags=re.MULTILINE))
+    distributions = metadata.packages_distributions()
+    for file in (ROOT / room).rglob("*.py"):
+        for module in imported(file) & distributions.keys():
+            found = {re.sub(r"[-_.]+", "-", name).lower() for name in distributions[module]}
+            assert found & locked, f"{file}: {module}"
 
 
 def test_what_makes_runs_and_caches_is_not_tracked() -> None:

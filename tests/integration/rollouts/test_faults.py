@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -65,53 +66,44 @@ def check_record(stage: Stage, version: str, outcome: str) -> None:
     assert stage.tags(version)[names.TAG_ROLLOUT_OUTCOME] == outcome
 
 
-def walk_with_the_controller_killed(stage: Stage, step: int) -> None:
-    """Walk a challenger to the end, with the controller killed at a step."""
-    version = stage.add(Line(1.0 + 1e-3 * (step + 1), PAUSE_S))
+def walk(stage: Stage, troubles: Mapping[int, Callable[[Stage], None]], title: str) -> None:
+    """Walk a good challenger to the end, with some trouble at each of these steps.
+
+    What stands on record is what the controller goes on with: no step is skipped.
+    """
+    champion = stage.slopes[stage.standing()["champion"]]
+    version = stage.add(Line(1.0 if champion != 1.0 else 1.002, PAUSE_S))
     with stage.traffic() as traffic:
         stage.name_as(names.CHALLENGER, version)
-        await_step(stage, version, step)
-        kill_controller(stage)
-        # What stands on record is what the new one goes on with: no step is skipped.
+        for step, trouble in sorted(troubles.items()):
+            await_step(stage, version, step)
+            trouble(stage)
         stage.await_champion(version, 120)
-        ledger = traffic.stop().check()
+        ledger = report(title, traffic.stop()).check()
     assert all(len(moves) <= 2 for moves in ledger.moves.values())
+    running.wait_for(lambda: stage.alias(names.CHAMPION) == version, 10)
     check_record(stage, version, names.PROMOTED)
-    assert stage.alias(names.CHAMPION) == version
 
 
-def test_a_rollout_survives_its_controller(staged: Stage) -> None:
-    """Traffic goes on by the last table, and the next controller goes on where this one was."""
-    walk_with_the_controller_killed(staged, 1)
+def keep_mlflow_away(stage: Stage, mood: Mood) -> None:
+    """Let MLflow answer nobody for longer than a step takes."""
+    stage.relay.turn(mood)
+    time.sleep(AWAY_S)
+    stage.relay.turn("well")
+
+
+def test_a_rollout_survives_its_controller_and_mlflow(staged: Stage) -> None:
+    """Traffic goes on by the last table, and the rollout goes on where it was."""
+    away = partial(keep_mlflow_away, mood="refusing")
+    walk(staged, {1: kill_controller, 2: away}, "the controller killed, then MLflow refusing")
 
 
 @pytest.mark.system
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("step", range(len(WEIGHTS)))
 def test_a_rollout_survives_its_controller_at_each_step(staged: Stage, step: int) -> None:
-    """The same, at each."""
-    walk_with_the_controller_killed(staged, step)
-
-
-def walk_with_mlflow_away(stage: Stage, step: int, mood: Mood) -> None:
-    """Walk a challenger to the end, with MLflow away for a while at a step."""
-    version = stage.add(Line(1.0 + 1e-3 * (step + 11), PAUSE_S))
-    with stage.traffic() as traffic:
-        stage.name_as(names.CHALLENGER, version)
-        await_step(stage, version, step)
-        stage.relay.turn(mood)
-        time.sleep(AWAY_S)
-        stage.relay.turn("well")
-        stage.await_champion(version, 120)
-        ledger = report(f"MLflow {mood} for {AWAY_S:g} s", traffic.stop()).check()
-    assert all(len(moves) <= 2 for moves in ledger.moves.values())
-    running.wait_for(lambda: stage.alias(names.CHAMPION) == version, 10)
-    check_record(stage, version, names.PROMOTED)
-
-
-def test_a_rollout_survives_mlflow(staged: Stage) -> None:
-    """Steps are taken meanwhile; only the promotion waits."""
-    walk_with_mlflow_away(staged, 2, "refusing")
+    """The next controller goes on where this one was."""
+    walk(staged, {step: kill_controller}, f"the controller killed at step {step}")
 
 
 @pytest.mark.system
@@ -119,8 +111,8 @@ def test_a_rollout_survives_mlflow(staged: Stage) -> None:
 @pytest.mark.parametrize("mood", ["refusing", "hanging"])
 @pytest.mark.parametrize("step", range(len(WEIGHTS)))
 def test_a_rollout_survives_mlflow_at_each_step(staged: Stage, step: int, mood: Mood) -> None:
-    """The same, at each, and with a server that takes requests and answers none."""
-    walk_with_mlflow_away(staged, step, mood)
+    """Steps are taken meanwhile; only the promotion waits."""
+    walk(staged, {step: partial(keep_mlflow_away, mood=mood)}, f"MLflow {mood} at step {step}")
 
 
 @pytest.mark.system

@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ import mlflow
 import pytest
 import yaml
 from mlflow import MlflowClient
+
+from tests.conftest import is_needed
 
 ROOT = Path(__file__).parents[3]
 RAY_START_TIMEOUT_S = 90.0
@@ -34,9 +38,18 @@ def mlflow_client(mlflow_server: str) -> MlflowClient:
     return MlflowClient(tracking_uri=mlflow_server, registry_uri=mlflow_server)
 
 
+@dataclass(frozen=True)
+class Head:
+    """A Ray head that may still be starting: its environment, and its process once it runs."""
+
+    environment: dict[str, str]
+    log: Path
+    process: Future[subprocess.Popen[bytes] | None]
+
+
 @pytest.fixture(scope="package")
-def ray_environment(free_port: Callable[[], int]) -> Iterator[dict[str, str]]:
-    """The environment that names a Ray head with two CPUs, ended with the tests of this folder."""
+def ray_head(free_port: Callable[[], int]) -> Iterator[Head]:
+    """A Ray head with two CPUs; it may still be starting. It ends with the tests of this folder."""
     # Ray's socket paths must be short, so this is no folder of pytest's.
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     token = folder / "token"
@@ -61,14 +74,33 @@ def ray_environment(free_port: Callable[[], int]) -> Iterator[dict[str, str]]:
         "runtime-env-agent-port",
     ):
         command.append(f"--{name}={free_port()}")
-    try:
+
+    def start() -> subprocess.Popen[bytes] | None:
         # Ray gives its own processes 30 s, which a machine that others load may not keep.
-        head = start_ray(command, environment, folder) or start_ray(command, environment, folder)
-        assert head is not None, (folder / "head.log").read_text()[-2000:]
-        yield environment
-        stop_ray(head)
+        return start_ray(command, environment, folder) or start_ray(command, environment, folder)
+
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            starting = pool.submit(start)
+            yield Head(environment, folder / "head.log", starting)
+            if (process := starting.result()) is not None:
+                stop_ray(process)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _ray_goes_ahead(request: pytest.FixtureRequest) -> None:
+    """Let it start while the tests that need MLflow only run."""
+    if is_needed(request, "ray_environment"):
+        request.getfixturevalue("ray_head")
+
+
+@pytest.fixture(scope="package")
+def ray_environment(ray_head: Head) -> dict[str, str]:
+    """The environment that names a Ray head with two CPUs."""
+    assert ray_head.process.result() is not None, ray_head.log.read_text()[-2000:]
+    return ray_head.environment
 
 
 def start_ray(
