@@ -30,7 +30,8 @@ _MODEL_WORKER = serve.deployment(
     name="ModelWorker",
     max_ongoing_requests=64,
     ray_actor_options=_CPUS,
-    # How often one that stops looks whether anybody still hangs on it; 2 s if nothing is said.
+    # How long one that stops waits before it closes its lines: the ingresses hear of it at once,
+    # and `__del__` answers what is under way. Serve's own 2 s are for calls by handle.
     graceful_shutdown_wait_loop_s=0.5,
 )(ModelWorker)
 # Everybody hangs on it: the default of 5 ongoing requests would let five replicas in.

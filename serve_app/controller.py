@@ -47,6 +47,12 @@ REHEARSALS_AFTER_S: Final = 10.0
 SETTLE_S: Final = 5.0
 """How long a controller that replaces another waits for a replica to show it a newer table."""
 
+OTHERS_S: Final = 1.0
+"""How long after one replica the others have to show theirs, which may be newer."""
+
+STARTING_S: Final = 30.0
+"""How old a seed may be for its controller to be the first one, if nothing newer is remembered."""
+
 
 class RolloutController:
     """A thin layer around `Conductor`: Serve's calls, the clock, the child process."""
@@ -92,6 +98,7 @@ class RolloutController:
 
     async def label(self, label: Label) -> LabelState:
         """Take a true value that a client has sent to an ingress."""
+        await self._settled.wait()
         return self._conductor.label(label)
 
     async def labels_since(self, number: int | None) -> tuple[int, list[Label]]:
@@ -100,6 +107,7 @@ class RolloutController:
 
     async def command(self, action: str, reason: str) -> str | None:
         """Do what a person wants; return why not, if it makes no sense."""
+        await self._settled.wait()
         try:
             self._conductor.command(action, reason)
         except CommandError as error:
@@ -120,15 +128,24 @@ class RolloutController:
             self._settled.set()
 
     async def _take_over(self) -> None:
+        """Wait until replicas have shown what they go by, and it is as new as what we remember.
+
+        The seed is as old as the deployment (its epoch is the time of that, in ms), and what this
+        node remembers may be older still, as the last controller may have run on another one.
+        """
         seed = self._conductor.table
         remembered = await asyncio.to_thread(memory.recall, self._settings)
-        if remembered is None or remembered.epoch <= seed.epoch:
+        newest = max(seed.epoch, remembered.epoch if remembered is not None else 0)
+        is_first = time.time() - seed.epoch / 1000 < STARTING_S
+        if is_first and newest == seed.epoch:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):
-                while self._conductor.table.epoch < remembered.epoch:
+                await self._has_shown.wait()
+                while self._conductor.table.epoch < newest:
                     self._has_shown.clear()
                     await self._has_shown.wait()
+                await asyncio.sleep(OTHERS_S)
                 return
         # No replica has it any more.
         table = await asyncio.to_thread(memory.fallback, seed, self._settings)

@@ -39,7 +39,7 @@ READY_TIMEOUT_S: Final = 5.0
 READY_KEPT_S: Final = 1.0
 """Anybody may ask whether a service is ready: that must not be a way around its gates."""
 
-CONTROL_TIMEOUT_S: Final = 5.0
+CONTROL_TIMEOUT_S: Final = 10.0
 REPORT_PERIOD_S: Final = 1.0
 KEYS_PERIOD_S: Final = 2.0
 LINES_PERIOD_S: Final = 1.0

@@ -1,16 +1,14 @@
 """ModelWorker: the versions in memory that the controller wants, one outcome a row."""
 
 import asyncio
-import contextvars
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Coroutine
+from typing import Any
 
 import ray
 from ray import serve
 
-from contract.tracking import MlflowUnreachableError
 from serve_app import scaling
 from serve_app.call import Call
 from serve_app.calls.ask import Ask, BusyError, VersionNotHeldError
@@ -20,74 +18,14 @@ from serve_app.control import following, memory
 from serve_app.control.conductor import Orders
 from serve_app.control.fleet import Report
 from serve_app.garbage import collect_rarely
-from serve_app.loaded import LoadedVersion
 from serve_app.models import registry
-from serve_app.models.model import Model
 from serve_app.models.predictions import Predictions
-from serve_app.models.served import ServedVersion
 from serve_app.records.rows import Rows
 from serve_app.routing import Table
 from serve_app.settings import Settings
+from serve_app.shelf import Shelf
 
 logger = logging.getLogger("ray.serve")
-
-LINGER_S: Final = 60.0
-"""How long a version that is wanted no more stays: an ingress may still send what has waited."""
-
-Load = Callable[[ServedVersion], Model]
-
-
-class Shelf:
-    """The versions that a worker holds, loaded off the event loop. Times are on one clock."""
-
-    def __init__(self, load: Load, load_timeout_s: float = 60.0, deadline_s: float = 30.0) -> None:
-        self._load = load
-        self._load_timeout_s = load_timeout_s
-        self._deadline_s = deadline_s
-        self._loaded: dict[str, LoadedVersion] = {}
-        self._failed: dict[str, str] = {}
-        self._unwanted_since: dict[str, float] = {}
-
-    @property
-    def held(self) -> dict[str, LoadedVersion]:
-        """What can be asked, by version."""
-        return self._loaded
-
-    @property
-    def failed(self) -> dict[str, str]:
-        """Why versions could not be loaded."""
-        return dict(self._failed)
-
-    async def add(self, version: ServedVersion) -> None:
-        """Load a version if it isn't there, verified and tried; raises what `load` raises."""
-        if version.version not in self._loaded:
-            async with asyncio.timeout(self._load_timeout_s):
-                model = await asyncio.to_thread(self._load, version)
-            self._loaded[version.version] = LoadedVersion(model, self._deadline_s)
-
-    async def obey(self, orders: Orders, now: float) -> None:
-        """Load what is new, note what can't be loaded, drop what has been unwanted for a while.
-
-        What could not be fetched, as MLflow didn't answer, is tried again the next time.
-        """
-        versions = (*orders.needed, *orders.wanted)
-        for version in versions:
-            try:
-                if version.version not in self._failed:
-                    await self.add(version)
-            except MlflowUnreachableError as error:
-                logger.warning("version %s can't be fetched: %s", version.version, error)
-            except Exception as error:  # noqa: BLE001  # whatever it is, the others are served
-                logger.warning("version %s can't be loaded: %s", version.version, error)
-                self._failed[version.version] = str(error) or type(error).__name__
-        names = {version.version for version in versions}
-        self._failed = {name: why for name, why in self._failed.items() if name in names}
-        for name in names:
-            self._unwanted_since.pop(name, None)
-        for name in self._loaded.keys() - names:
-            if now - self._unwanted_since.setdefault(name, now) > LINGER_S:
-                del self._unwanted_since[name]
-                self._loaded.pop(name).close()
 
 
 class ModelWorker:
@@ -104,6 +42,7 @@ class ModelWorker:
             lambda version: registry.load(version, settings),
             settings.load_timeout_s,
             self._deadline_s,
+            self._is_told.set,
         )
         self._server = Server(self._answer, self._busy_s)
         self._address = await self._listen()
@@ -118,11 +57,7 @@ class ModelWorker:
                 break
             orders = news.value
             await self._hold(orders)
-        self._orders, self._has_changed = orders, asyncio.Event()
-        self._tasks = [
-            following.keep_following(ask, self._note, again=self._is_told),
-            asyncio.get_running_loop().create_task(self._obey(), context=contextvars.Context()),
-        ]
+        self._tasks = [following.keep_following(ask, self._obey, again=self._is_told)]
         collect_rarely()
 
     async def _hold(self, orders: Orders) -> None:
@@ -142,19 +77,9 @@ class ModelWorker:
         """Return what to hold if the controller can't say: what this node has served last."""
         return Orders((memory.fallback(seed, self._settings).champion.version,))
 
-    async def _note(self, orders: Orders) -> None:
-        self._orders = orders
-        self._has_changed.set()
-
-    async def _obey(self) -> None:
-        """Do what was ordered last, apart from the polls: loading must not cost the lease."""
-        while True:
-            self._has_changed.clear()
-            before = self._report()
-            await self._shelf.obey(self._orders, time.monotonic())
-            if self._report() != before:
-                self._is_told.set()
-            await self._has_changed.wait()
+    async def _obey(self, orders: Orders) -> None:
+        """Do what is ordered, which takes its time beside the polls: they are the lease."""
+        self._shelf.obey(orders, time.monotonic())
 
     def __del__(self) -> Any:
         """Return what answers the calls under way, if there are any; Serve awaits it at the end."""

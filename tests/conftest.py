@@ -112,7 +112,7 @@ def first_run(
     It uses our virtual environment; that it makes one of its own is a test by itself.
     """
     clone = running.copy_project(tmp_path_factory.mktemp("clone") / "project")
-    if list(Path(sys.prefix).glob(".installed-*")):
+    if (Path(sys.prefix) / f".installed-{running.lock_sum()}").exists():
         (clone / ".venv").symlink_to(sys.prefix)
     launched = running.launch(clone, running.environ(free_port), ["make", "run"])
     yield launched

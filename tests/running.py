@@ -183,6 +183,13 @@ def copy_project(target: Path) -> Path:
     return target
 
 
+def lock_sum() -> str:
+    """What the Makefile calls an installation of the lock as it is now."""
+    lock = (ROOT / "requirements.lock").read_bytes()
+    said = subprocess.run(["cksum"], input=lock, capture_output=True, check=True)
+    return said.stdout.decode().replace(" ", "").strip()
+
+
 def environ(free_port: Callable[[], int], **changes: str) -> dict[str, str]:
     """The environment of a system with free ports, and nothing of the caller's own settings."""
     kept = {

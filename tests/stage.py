@@ -13,6 +13,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import requests
 from mlflow import MlflowClient
 
 from contract import names
@@ -67,8 +68,13 @@ class Stage:
         return version
 
     def name_as(self, alias: str, version: str) -> None:
-        """Move an alias by hand, as on MLflow's page."""
-        self.client.set_registered_model_alias(self.name, alias, version)
+        """Move an alias by hand, by the request that MLflow's page sends."""
+        answer = requests.post(
+            f"{self.client.tracking_uri}/ajax-api/2.0/mlflow/registered-models/alias",
+            json={"name": self.name, "alias": alias, "version": version},
+            timeout=running.ASK_TIMEOUT_S,
+        )
+        answer.raise_for_status()
 
     def alias(self, alias: str) -> str | None:
         """The version that an alias names."""
@@ -131,10 +137,7 @@ class Stage:
 
     def decisions(self, version: str) -> list[dict[str, Any]]:
         """What MLflow has on record of a version's rollouts, in order."""
-        tags = sorted(self.tags(version).items(), key=lambda tag: (len(tag[0]), tag[0]))
-        return [
-            json.loads(text) for key, text in tags if key.startswith(names.TAG_ROLLOUT_DECISION)
-        ]
+        return decisions(self.client, self.name, version)
 
     @contextmanager
     def traffic(self, per_s: float = PER_S, may_fail: Sequence[str] = ()) -> Iterator[Traffic]:
@@ -144,6 +147,13 @@ class Stage:
         )
         with traffic.traffic(task) as under_way:
             yield under_way
+
+
+def decisions(client: MlflowClient, name: str, version: str) -> list[dict[str, Any]]:
+    """What MLflow has on record of a version's rollouts, in order."""
+    found = client.get_model_version(name, version).tags.items()
+    tags = sorted(found, key=lambda tag: (len(tag[0]), tag[0]))
+    return [json.loads(text) for key, text in tags if key.startswith(names.TAG_ROLLOUT_DECISION)]
 
 
 def register(

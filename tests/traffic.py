@@ -24,7 +24,7 @@ import numpy as np
 from tests import running
 
 ANSWER_TIMEOUT_S = 30.0
-MOST_REMEMBERED = 20
+MOST_REMEMBERED = 100
 BATCH_ROWS = 5
 GOLDEN = 0.6180339887498949
 """Its multiples are spread evenly over the unit interval, modulo 1."""

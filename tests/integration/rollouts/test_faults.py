@@ -79,9 +79,9 @@ def walk(stage: Stage, troubles: Mapping[int, Callable[[Stage], None]], title: s
             await_step(stage, version, step)
             trouble(stage)
         stage.await_champion(version, 120)
+        assert stage.alias(names.CHAMPION) == version  # the alias goes first
         ledger = report(title, traffic.stop()).check()
     assert all(len(moves) <= 2 for moves in ledger.moves.values())
-    running.wait_for(lambda: stage.alias(names.CHAMPION) == version, 10)
     check_record(stage, version, names.PROMOTED)
 
 
@@ -117,7 +117,7 @@ def test_a_rollout_survives_mlflow_at_each_step(staged: Stage, step: int, mood: 
 
 @pytest.mark.system
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("step", range(len(WEIGHTS)))
 def test_a_bad_rollout_is_aborted_though_its_controller_was_killed(
     staged: Stage, step: int
 ) -> None:
@@ -133,8 +133,11 @@ def test_a_bad_rollout_is_aborted_though_its_controller_was_killed(
         last_at = fail_for_clients(staged, version)
         staged.await_end(version)
         ledger = traffic.stop().check()
-    assert ledger.touched(version) > 0
-    assert ledger.last_at[f"{version} challenger"] < last_at + ROLLED_BACK_S
+    if WEIGHTS[step]:
+        assert ledger.touched(version) > 0
+        assert ledger.last_at[f"{version} challenger"] < last_at + ROLLED_BACK_S
+    else:
+        assert ledger.touched(version) == 0
     check_record(staged, version, names.ABORTED)
     assert staged.alias(names.CHALLENGER) is None
     assert staged.standing()["champion"] == champion
@@ -230,8 +233,9 @@ def test_a_challenger_that_hangs_for_some_records_is_taken_back(staged: Stage) -
         running.wait_for(are_replaced, 120)
         ledger = traffic.stop()
     assert end["outcome"] == names.ABORTED
-    assert all(f" {version} " in f" {lost} " or "504" in lost for lost in ledger.lost)
+    print(f"\na challenger that hangs: {ledger.lost_count} of {ledger.sent} lost: {ledger.lost}")
     assert ledger.lost_count < 50
+    assert all(f" of {version} challenger: " in lost for lost in ledger.lost)
     assert ledger.answered + ledger.lost_count == ledger.sent
 
 
@@ -308,6 +312,7 @@ def test_a_cold_start_without_mlflow_serves_from_the_cache(staged: Stage, mood: 
     standing = staged.standing()
     print(f"\na cold start with MLflow {mood}: {time.monotonic() - began:.0f} s")
     assert (standing["champion"], standing["is_from_cache"]) == (champion, True)
+    assert staged.service.get("/model").json()["is_from_cache"] is True
     answer = staged.service.post("/stream", {"X": 2.0})
     assert answer.json()["result"] == pytest.approx(2.0 * slope)
     staged.relay.turn("well")

@@ -13,6 +13,7 @@ from tests.integration.rollouts.conftest import PAUSE_S
 from tests.odd_models import (
     AlwaysMissing,
     AlwaysRaising,
+    Coded,
     Crashing,
     Forgetful,
     Hanging,
@@ -66,6 +67,13 @@ def nothing(directory: Path) -> None:
         (AlwaysMissing(3.0), nothing, "x", "no finite number"),
         (Line(3.0), nothing, "other", "signature"),
         (Crashing(3.0), nothing, "x", "SIGSEGV"),
+        pytest.param(
+            Coded(3.0, code="import time; time.sleep(3600)"),
+            nothing,
+            "x",
+            f"within {LOAD_TIMEOUT_S:g} s",
+            marks=pytest.mark.system,
+        ),
         pytest.param(
             Hanging(3.0), nothing, "x", f"within {LOAD_TIMEOUT_S:g} s", marks=pytest.mark.system
         ),

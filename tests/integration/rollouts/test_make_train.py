@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import yaml
 from mlflow import MlflowClient
 
 from contract import names
+from serve_app.rollouts.policy import Policy
 from tests import running, stage, traffic
 from tests.running import Running
 from tests.stage import SOONER_S
@@ -117,17 +117,36 @@ def test_make_train_walks_a_good_version_to_champion_and_a_bad_one_back(
         tags = client.get_model_version(MODEL, "3").tags
         assert tags[names.TAG_ROLLOUT_OUTCOME] == names.ABORTED
         assert tags[names.TAG_ROLLOUT_REASONS].startswith("shift: ")
-        decisions = [
-            json.loads(text)
-            for key, text in tags.items()
-            if key.startswith(names.TAG_ROLLOUT_DECISION)
-        ]
-        assert decisions[-1]["evidence"]["shift"]["count"] > 0
+        assert stage.decisions(client, MODEL, "3")[-1]["evidence"]["shift"]["count"] > 0
         assert client.get_registered_model(MODEL).aliases[names.CHAMPION] == "2"
 
         answers = {version: known_answers(service, version) for version in ("2", "1")}
         for version, xs, results in ledger.unchecked:
             assert answers[version](xs) == pytest.approx(results, rel=1e-9), version
+
+
+@pytest.mark.system
+@pytest.mark.timeout(1800)
+def test_the_shipped_policy_walks_a_good_version_to_champion(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """With all its steps, times and tolerances, and nothing lost."""
+    root = running.copy_project(tmp_path / "project")
+    with running.system(root, running.environ(free_port)) as service:
+        with traffic.traffic(Task(service.url, 100.0, {})) as under_way:
+            train(service, "better.yaml", BETTER)
+            began = time.monotonic()
+            running.wait_for(lambda: standing(service)["champion"] == "2", 1500)
+            print(f"\nthe shipped policy: {(time.monotonic() - began) / 60:.1f} minutes")
+            ledger = traffic.report("the shipped policy", under_way.stop()).check()
+        weights = [step.weight for step in Policy().steps]
+        client = MlflowClient(tracking_uri=service.mlflow_uri)
+        walked = [
+            one["step"] for one in stage.decisions(client, MODEL, "2") if one["action"] == "advance"
+        ]
+        assert walked == list(range(1, len(weights)))
+        assert set(ledger.right) == {"1 champion", "2 challenger", "2 champion"}
+        assert all(moves in (["1"], ["1", "2"], ["2"]) for moves in ledger.moves.values())
 
 
 def has_ended(service: Running, version: str) -> bool:

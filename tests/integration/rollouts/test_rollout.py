@@ -42,7 +42,7 @@ def test_a_good_challenger_becomes_champion_and_nothing_is_lost(staged: Stage) -
     ("challenger", "metric", "most_touched"),
     [
         pytest.param(Raising(1.0, PAUSE_S), "errors", 300, marks=pytest.mark.system),
-        pytest.param(Missing(1.0, PAUSE_S), "missing", 300, marks=pytest.mark.system),
+        (Missing(1.0, PAUSE_S), "missing", 300),
         (Line(1.0, 3 * PAUSE_S), "time", 300),
         (Shifted(1.0, PAUSE_S), "shift", 0),
     ],
@@ -96,6 +96,7 @@ def test_a_challenger_that_crashes_while_it_is_loaded_touches_nobody(staged: Sta
         staged.name_as(names.CHALLENGER, version)
         running.wait_for(lambda: staged.alias(names.CHALLENGER) is None, 30)
         ledger = traffic.stop().check()
+    print(f"\na crash while loading: touched {ledger.touched(version)} of {ledger.sent} requests")
     assert ledger.touched(version) == 0
     tags = staged.tags(version)
     assert tags[names.TAG_ROLLOUT_OUTCOME] == names.ABORTED
@@ -161,7 +162,7 @@ def test_people_take_a_challenger_back_from_clients(staged: Stage) -> None:
 
 @pytest.mark.system
 def test_people_promote_without_the_steps_left(staged: Stage) -> None:
-    """Nobody has to wait; and one command goes back."""
+    """Nobody has to wait."""
     first = staged.standing()["champion"]
     version = staged.add(Line(1.0, PAUSE_S))
     staged.name_as(names.CHALLENGER, version)

@@ -13,16 +13,15 @@ from sklearn.linear_model import LinearRegression
 
 from serve_app.call import Call
 from serve_app.calls.ask import Ask, BusyError, VersionNotHeldError
-from serve_app.control.conductor import Orders
 from serve_app.loaded import LAST_RESORT, MOST_LEFT, Answer, LoadedVersion, Recorder
-from serve_app.model_errors import UnservableModelError
 from serve_app.models import model_files
 from serve_app.models.model import Model
 from serve_app.models.predictions import UNANSWERED, Predictions, concatenate
 from serve_app.models.served import ServedVersion
 from serve_app.rescue import Waiting
 from serve_app.scaling import BUSY_SHARE, QUEUED_ROWS
-from serve_app.worker import LINGER_S, ModelWorker, Shelf
+from serve_app.shelf import Shelf
+from serve_app.worker import ModelWorker
 from tests import models
 
 ROWS = np.random.default_rng(0).normal(size=(10, 1))
@@ -196,26 +195,6 @@ def test_a_shadow_waits_for_nobody_and_holds_up_nobody(model: Model) -> None:
         assert (await worker.predict(rows, (1,), shadow)).values.tolist() == [2.0]
         worker._shelf.held["2"].recorder.begin(time.monotonic())
         assert (await worker.predict(rows, (1,), shadow)).values.tolist() == [2.0]
-
-    asyncio.run(scenario())
-
-
-def test_versions_are_loaded_beside_the_event_loop(model: Model) -> None:
-    """Others are answered meanwhile."""
-    is_answered = threading.Event()
-
-    def load(_: ServedVersion) -> Model:
-        assert is_answered.wait(10)
-        return model
-
-    async def scenario() -> None:
-        shelf = Shelf(load)
-        adding = asyncio.create_task(shelf.add(ServedVersion("m", "2", None, "models:/m/2", "")))
-        await asyncio.sleep(0.05)
-        is_answered.set()
-        async with asyncio.timeout(5):
-            await adding
-        assert list(shelf.held) == ["2"]
 
     asyncio.run(scenario())
 
@@ -475,28 +454,6 @@ def test_a_request_that_hangs_alone_holds_up_nobody(model: Model) -> None:
         hanging.gate.set()
         assert (await waiting).values.tolist() == [-2.0, -2.0, -2.0]
         assert (await first).values.tolist() == [-2.0]
-
-    asyncio.run(scenario())
-
-
-def test_the_shelf_holds_what_is_ordered_and_says_what_it_cannot_load(model: Model) -> None:
-    """What is wanted no more stays for a while: an ingress may still send what has waited."""
-
-    def load(version: ServedVersion) -> Model:
-        if version.version == "2":
-            raise UnservableModelError("a bit was flipped")
-        return model
-
-    async def scenario() -> None:
-        shelf = Shelf(load)
-        await shelf.obey(Orders((version_of("1"),), (version_of("2"), version_of("3"))), now=0.0)
-        assert set(shelf.held) == {"1", "3"}
-        assert shelf.failed == {"2": "a bit was flipped"}
-        await shelf.obey(Orders((version_of("3"),)), now=100.0)
-        assert set(shelf.held) == {"1", "3"}
-        assert shelf.failed == {}
-        await shelf.obey(Orders((version_of("3"),)), now=100.0 + LINGER_S + 1)
-        assert set(shelf.held) == {"3"}
 
     asyncio.run(scenario())
 

@@ -1,0 +1,110 @@
+"""A controller that replaces another says nothing before it knows where that one was."""
+
+import asyncio
+import time
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from serve_app import controller
+from serve_app.control import memory
+from serve_app.control.conductor import Orders
+from serve_app.control.fleet import Report
+from serve_app.controller import RolloutController
+from serve_app.rollouts.rollout import State
+from serve_app.routing import Table
+from serve_app.settings import Settings
+from tests.unit.serve_app.control.stage import model_of
+
+SEED = Table(7, model_of("1"))
+NEWER = Table(9, model_of("2"), previous=model_of("1"))
+SOON_S = 3.0
+QUIET_S = 0.2
+REPORT = Report(("127.0.0.1", 1, "secret"), frozenset("12"))
+
+
+@pytest.fixture(autouse=True)
+def _others_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test wait for longer than it takes to see that something waits."""
+    monkeypatch.setattr(controller, "OTHERS_S", QUIET_S)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a node that remembers nothing."""
+    return Settings(cache_dir=tmp_path / "cache", model_served="local")
+
+
+def needed(orders: Orders) -> list[str]:
+    """The versions that workers must hold."""
+    return [one.version for one in orders.needed]
+
+
+@pytest.mark.parametrize("epoch", [None, 6, 7, 8, 9])
+def test_workers_are_told_nothing_until_a_replica_has_shown_its_table(
+    settings: Settings, epoch: int | None
+) -> None:
+    """Whatever this node remembers: what a seed is based on may be long gone."""
+    if epoch is not None:
+        memory.remember(settings, replace(SEED, epoch=epoch))
+
+    async def scenario() -> None:
+        one = RolloutController(SEED, settings)
+        asked = asyncio.create_task(one.follow_orders(None, "w", REPORT))
+        await asyncio.sleep(QUIET_S)
+        assert not asked.done()
+        async with asyncio.timeout(SOON_S):
+            behind = asyncio.create_task(one.follow_table(None, "i", replace(SEED, epoch=8)))
+            await asyncio.sleep(0)
+            news = await one.follow_table(None, "j", NEWER)
+            assert needed((await asked).value) == ["2", "1"]
+        assert news.value.table == (await behind).value.table == NEWER
+
+    asyncio.run(scenario())
+
+
+def test_the_first_controller_of_a_deployment_waits_for_nobody(settings: Settings) -> None:
+    """Its seed was made just now: nobody can have anything newer."""
+
+    async def scenario() -> None:
+        seed = replace(SEED, epoch=int(time.time() * 1000))
+        one = RolloutController(seed, settings)
+        async with asyncio.timeout(controller.SETTLE_S / 2):
+            news = await one.follow_table(None, "i", None)
+        assert news.value.table == seed
+
+    asyncio.run(scenario())
+
+
+def test_it_waits_for_replicas_only_so_long(settings: Settings) -> None:
+    """There may be none: then it goes by what it has."""
+
+    async def scenario() -> None:
+        one = RolloutController(SEED, settings)
+        asked = asyncio.create_task(one.follow_orders(None, "w", REPORT))
+        await asyncio.sleep(QUIET_S / 2)
+        assert not asked.done()
+        async with asyncio.timeout(SOON_S):
+            assert needed((await asked).value) == ["1"]
+
+    with mock.patch.object(controller, "SETTLE_S", QUIET_S):
+        asyncio.run(scenario())
+
+
+def test_a_command_waits_until_it_is_known_what_is_under_way(settings: Settings) -> None:
+    """An abort right after a restart must find the rollout."""
+
+    async def scenario() -> None:
+        one = RolloutController(SEED, settings)
+        asked = asyncio.create_task(one.command("abort", "worse"))
+        await asyncio.sleep(QUIET_S)
+        assert not asked.done()
+        under_way = replace(NEWER, challenger=model_of("3"), rollout=State(1, "2", "3", 1, 0.0))
+        showing = asyncio.create_task(one.follow_table(None, "i", under_way))
+        async with asyncio.timeout(SOON_S):
+            assert await asked is None
+            assert (await showing).value.table.challenger is None
+
+    asyncio.run(scenario())
