@@ -5,7 +5,6 @@ on with what they were told last.
 """
 
 import asyncio
-import contextlib
 import contextvars
 import logging
 import time
@@ -68,6 +67,8 @@ class RolloutController:
             keep=partial(memory.remember, settings),
             load_timeout_s=settings.load_timeout_s,
         )
+        # Now, before a replica shows its table: what is taken over is remembered in its place.
+        self._remembered = memory.recall(settings)
         self._settled, self._has_shown = asyncio.Event(), asyncio.Event()
         self._at_start = [_begin(self._settle), _begin(self._start_rehearsals)]
         self._loops = [_begin(self._tick), _begin(self._poll)]
@@ -134,22 +135,21 @@ class RolloutController:
         node remembers may be older still, as the last controller may have run on another one.
         """
         seed = self._conductor.table
-        remembered = await asyncio.to_thread(memory.recall, self._settings)
-        newest = max(seed.epoch, remembered.epoch if remembered is not None else 0)
+        newest = max(seed.epoch, self._remembered.epoch if self._remembered is not None else 0)
         is_first = time.time() - seed.epoch / 1000 < STARTING_S
         if is_first and newest == seed.epoch:
             return
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(SETTLE_S):
                 await self._has_shown.wait()
                 while self._conductor.table.epoch < newest:
                     self._has_shown.clear()
                     await self._has_shown.wait()
-                await asyncio.sleep(OTHERS_S)
-                return
-        # No replica has it any more.
-        table = await asyncio.to_thread(memory.fallback, seed, self._settings)
-        self._conductor.adopt(table)
+        except TimeoutError:  # no replica has it any more
+            table = await asyncio.to_thread(memory.fallback, seed, self._settings)
+            self._conductor.adopt(table)
+        else:
+            await asyncio.sleep(OTHERS_S)
 
     async def _rehearse(self, version: ServedVersion, copy: Path) -> ServedModel:
         settings = self._settings

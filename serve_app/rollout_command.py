@@ -20,7 +20,8 @@ ACTIONS: Final = {
 
 URL_VARIABLE: Final = "ENDEAVOUR_URL"
 KEY_VARIABLE: Final = "ENDEAVOUR_API_KEY"
-TIMEOUT_S: Final = 10.0
+TIMEOUT_S: Final = 20.0
+"""Longer than the service waits for its controller: what it then says tells more than silence."""
 
 _EXIT_CODES: Final = {409: 3}
 """By status of the answer; 1 for all others."""

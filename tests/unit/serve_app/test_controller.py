@@ -42,8 +42,23 @@ def needed(orders: Orders) -> list[str]:
     return [one.version for one in orders.needed]
 
 
-@pytest.mark.parametrize("epoch", [None, 6, 7, 8, 9])
-def test_workers_are_told_nothing_until_a_replica_has_shown_its_table(
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let it wait for other replicas for longer than these tests take to look."""
+    monkeypatch.setattr(controller, "OTHERS_S", 5 * QUIET_S)
+
+
+async def shows(one: RolloutController, epoch: int) -> asyncio.Task[object]:
+    """Let an ingress show a table, and the controller do what it does then."""
+    table = replace(NEWER, epoch=epoch)
+    asking = asyncio.create_task(one.follow_table(None, str(epoch), table))
+    await asyncio.sleep(QUIET_S)
+    return asking
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("epoch", [None, 6, 7, 8])
+def test_workers_are_told_nothing_until_all_replicas_can_have_shown_their_tables(
     settings: Settings, epoch: int | None
 ) -> None:
     """Whatever this node remembers: what a seed is based on may be long gone."""
@@ -55,12 +70,35 @@ def test_workers_are_told_nothing_until_a_replica_has_shown_its_table(
         asked = asyncio.create_task(one.follow_orders(None, "w", REPORT))
         await asyncio.sleep(QUIET_S)
         assert not asked.done()
+        behind = await shows(one, 8)
+        assert not asked.done()
+        newest = await shows(one, 9)
         async with asyncio.timeout(SOON_S):
-            behind = asyncio.create_task(one.follow_table(None, "i", replace(SEED, epoch=8)))
-            await asyncio.sleep(0)
-            news = await one.follow_table(None, "j", NEWER)
             assert needed((await asked).value) == ["2", "1"]
-        assert news.value.table == (await behind).value.table == NEWER
+            for asking in (behind, newest):
+                await asking
+        assert one._conductor.table.epoch == 9
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("seed_epoch", [7, int(time.time() * 1000)])
+def test_what_this_node_remembers_is_waited_for(settings: Settings, seed_epoch: int) -> None:
+    """Tables that are older are not enough, however new the deployment is."""
+    remembered = seed_epoch + 3
+    memory.remember(settings, replace(SEED, epoch=remembered))
+
+    async def scenario() -> None:
+        one = RolloutController(replace(SEED, epoch=seed_epoch), settings)
+        asked = asyncio.create_task(one.follow_orders(None, "w", REPORT))
+        older = await shows(one, remembered - 1)
+        await asyncio.sleep(2 * QUIET_S)
+        assert not asked.done()
+        newer = await shows(one, remembered)
+        async with asyncio.timeout(SOON_S):
+            assert needed((await asked).value) == ["2", "1"]
+            await older
+            await newer
 
     asyncio.run(scenario())
 

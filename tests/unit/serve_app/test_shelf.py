@@ -66,8 +66,10 @@ def test_versions_are_loaded_beside_the_event_loop(model: Model) -> None:
 def test_what_is_ordered_is_held_and_what_cannot_be_loaded_is_said(model: Model) -> None:
     """What is wanted no more stays for a while: an ingress may still send what has waited."""
     changes: list[set[str]] = []
+    asked: list[str] = []
 
     def load(version: ServedVersion) -> Model:
+        asked.append(version.version)
         if version.version == "2":
             raise UnservableModelError("a bit was flipped")
         return model
@@ -78,10 +80,16 @@ def test_what_is_ordered_is_held_and_what_cannot_be_loaded_is_said(model: Model)
         assert set(shelf.held) == {"1", "3"}
         assert shelf.failed == {"2": "a bit was flipped"}
         assert (len(changes), changes[-1]) == (3, {"1", "2", "3"})
+        await obeyed(shelf, orders("1", "23"))
+        assert sorted(asked) == ["1", "2", "3"]
         await obeyed(shelf, orders("3"), now=100.0)
         assert set(shelf.held) == {"1", "3"}
         assert shelf.failed == {}
+        await obeyed(shelf, orders("1"), now=110.0)
+        await obeyed(shelf, orders("3"), now=150.0)
         await obeyed(shelf, orders("3"), now=100.0 + LINGER_S + 1)
+        assert set(shelf.held) == {"1", "3"}
+        await obeyed(shelf, orders("3"), now=150.0 + LINGER_S + 1)
         assert set(shelf.held) == {"3"}
         assert changes[3:] == [{"3"}]
 
