@@ -113,7 +113,7 @@ def test_make_train_walks_a_good_version_to_champion_and_a_bad_one_back(
             ledger = under_way.stop().check()
         assert set(ledger.right) == {"1 champion", "2 challenger", "2 champion"}
 
-        client = MlflowClient(tracking_uri=service.mlflow_uri)
+        client = MlflowClient(service.mlflow_uri, registry_uri=service.mlflow_uri)
         tags = client.get_model_version(MODEL, "3").tags
         assert tags[names.TAG_ROLLOUT_OUTCOME] == names.ABORTED
         assert tags[names.TAG_ROLLOUT_REASONS].startswith("shift: ")
@@ -140,7 +140,7 @@ def test_the_shipped_policy_walks_a_good_version_to_champion(
             print(f"\nthe shipped policy: {(time.monotonic() - began) / 60:.1f} minutes")
             ledger = traffic.report("the shipped policy", under_way.stop()).check()
         weights = [step.weight for step in Policy().steps]
-        client = MlflowClient(tracking_uri=service.mlflow_uri)
+        client = MlflowClient(service.mlflow_uri, registry_uri=service.mlflow_uri)
         walked = [
             one["step"] for one in stage.decisions(client, MODEL, "2") if one["action"] == "advance"
         ]
