@@ -5,10 +5,12 @@ on with what they were told last.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -43,8 +45,11 @@ FIRST_POLL_S: Final = 4.0
 REHEARSALS_AFTER_S: Final = 10.0
 """When versions can be tried quickly, after the start: what that takes is for the others first."""
 
+ASKED_S: Final = 20.0
+"""How long a controller that replaces another waits for Serve to tell anybody of it."""
+
 SETTLE_S: Final = 5.0
-"""How long a controller that replaces another waits for a replica to show it a newer table."""
+"""How long it waits from then on for a replica to show it a newer table."""
 
 OTHERS_S: Final = 1.0
 """How long after one replica the others have to show theirs, which may be newer."""
@@ -69,7 +74,8 @@ class RolloutController:
         )
         # Now, before a replica shows its table: what is taken over is remembered in its place.
         self._remembered = memory.recall(settings)
-        self._settled, self._has_shown = asyncio.Event(), asyncio.Event()
+        self._settled, self._is_asked = asyncio.Event(), asyncio.Event()
+        self._has_shown = asyncio.Event()
         self._at_start = [_begin(self._settle), _begin(self._start_rehearsals)]
         self._loops = [_begin(self._tick), _begin(self._poll)]
 
@@ -80,6 +86,7 @@ class RolloutController:
 
         `held` is what the ingress goes by: it may be newer than ours if we replace a controller.
         """
+        self._is_asked.set()
         if held is not None:
             self._conductor.adopt(held)
             self._has_shown.set()
@@ -89,6 +96,7 @@ class RolloutController:
 
     async def follow_orders(self, known: int | None, worker: str, report: Report) -> News[Orders]:
         """Return what workers must hold when it isn't the `known`; asked by workers."""
+        self._is_asked.set()
         await self._settled.wait()
         self._conductor.report(worker, report)
         return await self._conductor.orders.wait(known, WORKER_HANG_S)
@@ -139,6 +147,9 @@ class RolloutController:
         is_first = time.time() - seed.epoch / 1000 < STARTING_S
         if is_first and newest == seed.epoch:
             return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASKED_S):
+                await self._is_asked.wait()
         try:
             async with asyncio.timeout(SETTLE_S):
                 await self._has_shown.wait()
@@ -147,7 +158,8 @@ class RolloutController:
                     await self._has_shown.wait()
         except TimeoutError:  # no replica has it any more
             table = await asyncio.to_thread(memory.fallback, seed, self._settings)
-            self._conductor.adopt(table)
+            # Less new than the table itself, of which this is a part: whoever shows that is right.
+            self._conductor.adopt(replace(table, epoch=table.epoch - 1))
         else:
             await asyncio.sleep(OTHERS_S)
 

@@ -6,18 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
+from sklearn.linear_model import LinearRegression
 
 from serve_app import controller
 from serve_app.control import memory
 from serve_app.control.conductor import Orders
 from serve_app.control.fleet import Report
 from serve_app.controller import RolloutController
+from serve_app.models import registry
+from serve_app.models.served import describe
 from serve_app.rollouts.rollout import State
 from serve_app.routing import Table
 from serve_app.settings import Settings
+from tests import models
 from tests.unit.serve_app.control.stage import model_of
 
+STATE = State(1, "2", "3", 1, 0.0)
 SEED = Table(7, model_of("1"))
 NEWER = Table(9, model_of("2"), previous=model_of("1"))
 SOON_S = 3.0
@@ -131,6 +137,46 @@ def test_it_waits_for_replicas_only_so_long(settings: Settings) -> None:
         asyncio.run(scenario())
 
 
+def test_what_it_remembers_is_less_than_the_table_that_is_shown_later(settings: Settings) -> None:
+    """It remembers no challenger: an ingress that comes too late still has the rollout."""
+    estimator = LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0])
+    rows = np.zeros((1, 1))
+    directory = models.write(settings.cache_dir.parent / "model", estimator, rows, ["x"])
+    own = settings.model_copy(update={"model_dir": directory})
+    served = registry.resolve(own)
+    champion = describe(served, registry.load(served, own))
+    memory.remember(own, Table(9, champion))
+    under_way = Table(9, champion, challenger=champion, weight=0.5, rollout=STATE)
+
+    async def scenario() -> None:
+        one = RolloutController(SEED, own)
+        async with asyncio.timeout(SOON_S):
+            orders = await one.follow_orders(None, "w", REPORT)
+            assert needed(orders.value) == [served.version]
+            news = await one.follow_table(None, "i", under_way)
+        assert news.value.table.weight == 0.5
+
+    with mock.patch.object(controller, "SETTLE_S", QUIET_S):
+        asyncio.run(scenario())
+
+
+def test_the_time_for_replicas_begins_when_they_know_of_it(settings: Settings) -> None:
+    """Serve may take its time to tell them."""
+
+    async def scenario() -> None:
+        one = RolloutController(SEED, settings)
+        await asyncio.sleep(3 * QUIET_S)
+        asked = asyncio.create_task(one.follow_orders(None, "w", REPORT))
+        await asyncio.sleep(QUIET_S / 2)
+        showing = asyncio.create_task(one.follow_table(None, "i", NEWER))
+        async with asyncio.timeout(SOON_S):
+            assert needed((await asked).value) == ["2", "1"]
+            await showing
+
+    with mock.patch.object(controller, "SETTLE_S", QUIET_S):
+        asyncio.run(scenario())
+
+
 def test_a_command_waits_until_it_is_known_what_is_under_way(settings: Settings) -> None:
     """An abort right after a restart must find the rollout."""
 
@@ -139,7 +185,7 @@ def test_a_command_waits_until_it_is_known_what_is_under_way(settings: Settings)
         asked = asyncio.create_task(one.command("abort", "worse"))
         await asyncio.sleep(QUIET_S)
         assert not asked.done()
-        under_way = replace(NEWER, challenger=model_of("3"), rollout=State(1, "2", "3", 1, 0.0))
+        under_way = replace(NEWER, challenger=model_of("3"), rollout=STATE)
         showing = asyncio.create_task(one.follow_table(None, "i", under_way))
         async with asyncio.timeout(SOON_S):
             assert await asked is None
