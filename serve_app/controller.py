@@ -157,7 +157,7 @@ class RolloutController:
                     self._has_shown.clear()
                     await self._has_shown.wait()
         except TimeoutError:  # no replica has it any more
-            table = await asyncio.to_thread(memory.fallback, seed, self._settings)
+            table = await asyncio.to_thread(memory.restored, seed, self._remembered, self._settings)
             # Less new than the table itself, of which this is a part: whoever shows that is right.
             self._conductor.adopt(replace(table, epoch=table.epoch - 1))
         else:

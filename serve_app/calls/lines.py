@@ -155,6 +155,11 @@ class Lines:
         """How many lines there are."""
         return len(self._lines)
 
+    @property
+    def are_expected(self) -> bool:
+        """Whether workers are known to which lines are opened as they come."""
+        return bool(self._wanted)
+
     def pick(self) -> Line | None:
         """Return the open line with the fewest rows under way; None if there's none.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection
+from contextlib import suppress
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
@@ -23,6 +24,9 @@ ASK_AGAIN_S: Final = 0.2
 
 AGAIN_S: Final = 10.0
 """For how long each request is asked again: a worker that has fallen silent may hang with one."""
+
+COMES_S: Final = 20.0
+"""How long a worker may take to come when all were lost, before anybody is asked again."""
 
 LOST_TWICE: Final = "a model worker was lost, twice, while it predicted this request"
 
@@ -75,6 +79,7 @@ class Workers:
         """Ask for one request after another; who loses a worker again, or hangs one, has failed."""
         parts: list[Predictions | str] = []
         for start, end in pairwise(accumulate(sizes, initial=0)):
+            await self._worker_comes()
             try:
                 async with asyncio.timeout(AGAIN_S):
                     parts.append(await self._once(rows[start:end], (end - start,), ask))
@@ -87,6 +92,13 @@ class Workers:
                 raise NotReadyError("two model workers were lost: try again later")
             raise DeadlineExceededError(UNANSWERED)
         return with_gaps(parts, sizes)
+
+    async def _worker_comes(self) -> None:
+        """Return when there is a line, or none can be expected; Serve's handle is left then."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(COMES_S):
+                while self._lines.are_expected and self._lines.pick() is None:
+                    await asyncio.sleep(ASK_AGAIN_S)
 
     async def _once(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
         line = self._lines.pick()

@@ -64,7 +64,11 @@ def recall(settings: Settings) -> Remembered | None:
 
 def fallback(seed: Table, settings: Settings) -> Table:
     """Return the table of what this node has served last, or `seed` if that is as new."""
-    remembered = recall(settings)
+    return restored(seed, recall(settings), settings)
+
+
+def restored(seed: Table, remembered: Remembered | None, settings: Settings) -> Table:
+    """Return the table of what was remembered, or `seed` if that is as new."""
     if remembered is None or remembered.epoch <= seed.epoch:
         return seed
     try:

@@ -201,6 +201,23 @@ def test_what_was_lost_with_a_worker_is_asked_one_by_one() -> None:
     assert lines.left == 1
 
 
+def test_who_loses_all_workers_waits_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time to answer again is a worker's: it begins when there is one."""
+    monkeypatch.setattr(workers_module, "AGAIN_S", 0.05)
+    monkeypatch.setattr(workers_module, "ASK_AGAIN_S", 0.01)
+    lines = Workplace(workers=2, deadly=13.0)
+    rows = np.array([[13.0], [2.0], [3.0]])
+
+    async def scenario() -> Predictions:
+        monkeypatch.setattr(lines, "_wanted", frozenset({("host", 1, "secret")}))
+        asyncio.get_running_loop().call_later(0.3, setattr, lines, "left", 1)
+        return await Workers(Handle(), lines).predict(rows, (1, 1, 1), Ask("7"))
+
+    found = asyncio.run(scenario())
+    assert found.values[[1, 2]].tolist() == [4.0, 6.0]
+    assert dict(found.errors) == {0: LOST_TWICE}
+
+
 def test_a_record_that_hangs_a_worker_is_not_waited_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
