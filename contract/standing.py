@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, TypeAdapter
 
 from contract import names
 
@@ -16,6 +19,12 @@ it was cut off half-way; or it was a challenger that a newer one displaced befor
 `promoted`: it is champion, or was."""
 
 
+HIGHEST: Final = 10**9
+"""Number that a recorded move may have: the next one's must fit into the name of a tag."""
+
+_Version = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+
+
 @dataclass(frozen=True)
 class Promotion:
     """One move of the alias, as it is recorded on both versions; numbers only grow.
@@ -24,9 +33,9 @@ class Promotion:
     version is made, which marks it `abandoned`.
     """
 
-    number: int
-    from_version: str | None
-    to_version: str
+    number: Annotated[int, Field(ge=0, le=HIGHEST)]
+    from_version: _Version | None
+    to_version: _Version
     reason: str
     who: str
     at: str
@@ -34,10 +43,16 @@ class Promotion:
     is_rollback: bool = False
 
 
+_RECORD: Final = TypeAdapter(Promotion)
+
+
 def moves(tags: Mapping[str, str]) -> list[Promotion]:
-    """Return the moves recorded in a version's tags, oldest first."""
-    keys = sorted(key for key in tags if key.startswith(f"{names.TAG_PROMOTION}."))
-    return [Promotion(**json.loads(tags[key])) for key in keys]
+    """Return the moves recorded in a version's tags, oldest first; what is no move is left out."""
+    found = []
+    for key in sorted(key for key in tags if key.startswith(f"{names.TAG_PROMOTION}.")):
+        with suppress(ValueError):  # not ours
+            found.append(_RECORD.validate_json(tags[key], strict=True))
+    return found
 
 
 def started_moves(version: str, tags: Mapping[str, str]) -> list[Promotion]:
@@ -81,10 +96,10 @@ class Registered:
         """The version whose rollout is under way, by the record of whoever runs it."""
         try:
             state = json.loads(self.tags.get(names.TAG_ROLLOUT_STATE) or "{}")
-        except ValueError:  # not ours
+        except (ValueError, RecursionError):  # not ours
             return None
         version = state.get("challenger") if isinstance(state, dict) else None
-        return None if version is None else str(version)
+        return version if isinstance(version, str) else None
 
 
 def standing(version: str, tags: Mapping[str, str], registered: Registered) -> Standing:

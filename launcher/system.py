@@ -114,11 +114,14 @@ class System:
 
     def _look_at_mlflow(self, uri: str, chosen: settings.Settings) -> None:
         """Find out whether a server of one's own answers, and if not, whether that's needed."""
+        cache = Path(self._environ.get("MODEL_CACHE_DIR") or self._layout.model_cache)
+        has_served = memory.recall(chosen.model_copy(update={"cache_dir": cache})) is not None
         try:
             mlflow_server.check_address(uri)
+            if has_served:  # it may be well and answer nothing else
+                mlflow_server.has_champion(uri, chosen.model_name, self._environ)
         except UnreachableError as error:
-            cache = Path(self._environ.get("MODEL_CACHE_DIR") or self._layout.model_cache)
-            if memory.recall(chosen.model_copy(update={"cache_dir": cache})) is None:
+            if not has_served:
                 raise
             console.say(f"{error}; starting with what was served here last")
             self._is_mlflow_away = True

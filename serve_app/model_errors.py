@@ -11,3 +11,12 @@ class NoSuchModelError(ModelError):
 
 class UnservableModelError(ModelError):
     """The model's files are not what this service agrees to load."""
+
+
+class NotNowError(ModelError):
+    """This node is short of something, disk or processes, for now: no fault of the model's."""
+
+
+def printable(text: str) -> str:
+    """Return one line that can be shown anywhere: a reason may hold what a model's files say."""
+    return "".join(one if one.isprintable() else " " if one.isspace() else "?" for one in text)

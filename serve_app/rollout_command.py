@@ -2,6 +2,7 @@
 
 import argparse
 import getpass
+import json
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import Any, Final
 import requests
 
 from serve_app.errors import ECHOED
+from serve_app.model_errors import printable
 
 ACTIONS: Final = {
     "pause": "stop the step's clock; requests are judged on, and a fail still aborts",
@@ -33,7 +35,7 @@ class ServiceError(Exception):
     """The service has refused, or could not be asked; the message says why."""
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.exit_code = exit_code
 
 
@@ -64,8 +66,11 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _status(options: argparse.Namespace) -> str:
-    answer = _asked("GET", options.url)
-    return answer.text if options.json else written(answer.json(), datetime.now(UTC).timestamp())
+    standing = _asked("GET", options.url).json()
+    # Of what isn't ASCII, JSON has the codes: a terminal obeys none of them.
+    return (
+        json.dumps(standing) if options.json else written(standing, datetime.now(UTC).timestamp())
+    )
 
 
 def _act(options: argparse.Namespace) -> str:
@@ -131,7 +136,7 @@ def written(standing: Mapping[str, Any], now: float) -> str:
     if (last := standing["last_rollout"]) is not None:
         lines.append(f"last rollout: version {last['challenger']} {last['outcome']}, {last['at']}")
         lines += [f"  {reason}" for reason in last["reasons"]]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _rollout(standing: Mapping[str, Any], rollout: Mapping[str, Any], now: float) -> list[str]:

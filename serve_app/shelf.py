@@ -40,6 +40,7 @@ class Shelf:
         self._loaded: dict[str, LoadedVersion] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._failed: dict[str, str] = {}
+        self._delayed: dict[str, str] = {}
         self._unwanted_since: dict[str, float] = {}
 
     @property
@@ -57,6 +58,11 @@ class Shelf:
         """Why versions could not be loaded."""
         return dict(self._failed)
 
+    @property
+    def delayed(self) -> dict[str, str]:
+        """Why versions could not be loaded yet, through no fault of theirs."""
+        return dict(self._delayed)
+
     async def add(self, version: ServedVersion) -> None:
         """Load a version if it isn't there, verified and tried; raises what `load` raises."""
         if version.version not in self._loaded:
@@ -67,11 +73,13 @@ class Shelf:
     def obey(self, orders: Orders, now: float) -> None:
         """Begin to load what is new, and drop what has been unwanted for a while.
 
-        A version that takes long holds up no other. What could not be fetched, as MLflow didn't
-        answer, is tried again the next time; what can't be loaded isn't, while it is ordered.
+        A version that takes long holds up no other. What could not be fetched or opened, as MLflow
+        didn't answer or this node is short of something, is tried again the next time; what can't
+        be loaded isn't, while it is ordered.
         """
         versions = {one.version: one for one in (*orders.needed, *orders.wanted)}
         self._failed = {name: why for name, why in self._failed.items() if name in versions}
+        self._delayed = {name: why for name, why in self._delayed.items() if name in versions}
         for name, version in versions.items():
             self._unwanted_since.pop(name, None)
             if not any(name in known for known in (self._loaded, self._loading, self._failed)):
@@ -87,8 +95,13 @@ class Shelf:
     async def _try(self, version: ServedVersion) -> None:
         try:
             await self.add(version)
-        except MlflowUnreachableError as error:
-            logger.warning("version %s can't be fetched: %s", version.version, error)
+            self._delayed.pop(version.version, None)
+        except TimeoutError:
+            logger.warning("version %s takes too long to load", version.version)
+            self._failed[version.version] = f"not loaded within {self._load_timeout_s:g} s"
+        except (MlflowUnreachableError, OSError) as error:
+            logger.warning("version %s can't be loaded yet: %s", version.version, error)
+            self._delayed[version.version] = str(error)
             return
         except Exception as error:  # noqa: BLE001  # whatever it is, the others are served
             logger.warning("version %s can't be loaded: %s", version.version, error)

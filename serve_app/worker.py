@@ -70,8 +70,8 @@ class ModelWorker:
         return (host, await self._server.start(host), self._server.secret)
 
     def _report(self) -> Report:
-        held = frozenset(self._shelf.held)
-        return Report(self._address, held, self._shelf.failed, frozenset(self._overdue))
+        shelf, overdue = self._shelf, frozenset(self._overdue)
+        return Report(self._address, frozenset(shelf.held), shelf.failed, overdue, shelf.delayed)
 
     def _fallback(self, seed: Table) -> Orders:
         """Return what to hold if the controller can't say: what this node has served last."""

@@ -11,12 +11,20 @@ from contextlib import contextmanager
 from typing import Literal
 from urllib.parse import urlsplit
 
-Mood = Literal["well", "refusing", "hanging", "failing", "limiting", "halving"]
-"""failing: 500 for everything; limiting: 429; halving: answers end in their middle."""
+Mood = Literal[
+    "well", "refusing", "hanging", "failing", "limiting", "ailing", "halving", "stalling"
+]
+"""failing: 500 for everything; limiting: 429; ailing: 500 for all but its health; halving and
+stalling: answers end, or stand still, in their middle."""
 
-_STATUSES = {"failing": b"500 Internal Server Error", "limiting": b"429 Too Many Requests"}
+_STATUSES = {
+    "failing": b"500 Internal Server Error",
+    "limiting": b"429 Too Many Requests",
+    "ailing": b"500 Internal Server Error",
+}
+_HEALTH = b"GET /health "
 HALF_BYTES = 1000
-"""Of each connection's answers, when they end in their middle: more than MLflow's short ones."""
+"""Of each connection's answers, when only half of them comes: more than MLflow's short ones."""
 
 HANG_LIMIT_S = 120.0
 
@@ -81,25 +89,37 @@ class _Handler(socketserver.BaseRequestHandler):
             return
         if status := _STATUSES.get(self.server.mood):
             with contextlib.suppress(OSError):
-                client.recv(65536)
+                asked = client.recv(65536)
+                if self.server.mood == "ailing" and asked.startswith(_HEALTH):
+                    status = b"200 OK"
                 client.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n")
                 client.sendall(b"Connection: close\r\n\r\n")
             return
-        most = HALF_BYTES if self.server.mood == "halving" else None
         with contextlib.suppress(OSError), self.server.connected(client) as server:
-            back = threading.Thread(target=_copy, args=(server, client, most), daemon=True)
+            back = threading.Thread(target=self._answer, args=(server, client), daemon=True)
             back.start()
-            _copy(client, server)
+            _pass_on(client, server)
+            _end(client, server)
             back.join()
 
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        mood, changed = self.server.mood, self.server.changed
+        _pass_on(server, client, HALF_BYTES if mood in ("halving", "stalling") else None)
+        if mood == "stalling":
+            changed.wait(HANG_LIMIT_S)
+        _end(server, client)
 
-def _copy(source: socket.socket, target: socket.socket, most: int | None = None) -> None:
+
+def _pass_on(source: socket.socket, target: socket.socket, most: int | None = None) -> None:
     """Pass bytes on until one side ends, or so many have been passed on."""
     with contextlib.suppress(OSError):
         while (most is None or most > 0) and (data := source.recv(65536)):
             target.sendall(data[:most])
             most = None if most is None else most - len(data)
-    for one in (source, target):
+
+
+def _end(*sockets: socket.socket) -> None:
+    for one in sockets:
         with contextlib.suppress(OSError):
             one.shutdown(socket.SHUT_RDWR)
 

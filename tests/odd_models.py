@@ -159,10 +159,18 @@ class SometimesHanging(Line):
         return self.line(x)
 
 
-RAISES, CANCELS, EXITS, INTERRUPTS, FALLS_SHORT, HAS_NONE, HANGS, CRASHES, LINGERS = range(101, 110)
+RAISES, CANCELS, EXITS, INTERRUPTS, FALLS_SHORT, HAS_NONE = range(101, 107)
+HANGS, CRASHES, LINGERS, WEIGHS = range(107, 111)
 """Records with which a `Moody` model does as they say."""
 
 LINGER_S = 2.0
+"""For the whole batch that such a record is in."""
+WEIGH_S = 0.5
+"""For each such record."""
+
+COSTLY = 1000.0
+"""From here on records cost COST_S each, so that the capacity of a `Moody` model is known."""
+COST_S = 0.005
 
 
 class Moody(Line):
@@ -185,6 +193,7 @@ class Moody(Line):
             time.sleep(3600)
         if LINGERS in said:
             time.sleep(LINGER_S)
+        time.sleep(COST_S * np.count_nonzero(x >= COSTLY) + WEIGH_S * np.count_nonzero(x == WEIGHS))
         if CRASHES in said:
             os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
         return np.where(x == HAS_NONE, np.nan, self.line(x))
@@ -204,15 +213,6 @@ class RaisingForOne(Line):
         return self.line(x)
 
 
-class Costly(Line):
-    """Takes `pause_s` for each record, so that its capacity is known."""
-
-    def answer(self, x: Values) -> Values:
-        """Take its time for all but the first, which `predict` has waited for."""
-        time.sleep(self.pause_s * (len(x) - 1))
-        return self.line(x)
-
-
 ALL = (
     Line,
     Raising,
@@ -227,7 +227,6 @@ ALL = (
     SometimesHanging,
     Moody,
     RaisingForOne,
-    Costly,
 )
 
 TRUSTED = [f"{one.__module__}.{one.__name__}" for one in ALL]

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 
 from contract import names
 from serve_app.access import keys as api_keys
-from tests import models, odd_models, running, traffic
+from tests import models, odd_models, running, secrecy, traffic
 from tests.mlflow_relay import Relay
 from tests.odd_models import Line
 from tests.running import Running
@@ -31,6 +31,7 @@ TOLERANCE = {"fail_above": 0.001, "pass_below": 0.04}
 """Twice the default, which halves the traffic that a step takes."""
 LOAD_TIMEOUT_S = 20.0
 CLOSED_SENDERS = 32
+READY_S = 60.0
 PER_S = 450.0
 POLL_S = 0.5
 """How often the registry is asked in tests: a quarter of the default."""
@@ -233,3 +234,8 @@ def stage(
         own["ENDEAVOUR_SIGNING_PUBLIC_KEYS"] = str(signed_with.public)
     with running.system(root, own) as service:
         yield Stage(service, client, relay, name, {version: first.slope}, signed_with)
+        running.wait_for(service.is_ready, READY_S)
+        registered = client.get_registered_model(name)
+        versions = client.search_model_versions(f"name = '{name}'")
+        tags = (str(registered.tags), *(str(one.tags) for one in versions))
+        secrecy.check(service, *tags)

@@ -51,6 +51,8 @@ class Task:
     """Every so many requests one is a batch; 0 for none."""
     sheds: bool = False
     """Whether a 503 with `retry-after` is no loss."""
+    least: float = 0.1
+    """Records are from here on, within one."""
 
 
 @dataclass
@@ -69,6 +71,10 @@ class Ledger:
     lost: list[str] = field(default_factory=list)
     """What became of the first requests that were lost or answered wrong."""
     lost_count: int = 0
+    lost_due: list[float] = field(default_factory=list)
+    """When each of these was to be sent, by `time.monotonic`, which all processes share."""
+    in_time: int = 0
+    """Answers, but for those that were shed, before the traffic was stopped."""
     last_at: dict[str, float] = field(default_factory=dict)
     """When each `<version> <role>` answered last, in seconds since the epoch."""
     moves: dict[str, list[str]] = field(default_factory=dict)
@@ -81,6 +87,11 @@ class Ledger:
     def answered(self) -> int:
         """How many requests have an answer that may be."""
         return sum(self.right.values()) + sum(self.refused.values()) + self.shed
+
+    @property
+    def p99_s(self) -> float:
+        """The 99th percentile of what those took that were not shed."""
+        return float(np.percentile(self.latencies_s, 99))
 
     def touched(self, version: str) -> int:
         """How many requests a version has answered as challenger."""
@@ -144,12 +155,14 @@ class Sender:
     def __init__(self, task: Task, session: aiohttp.ClientSession) -> None:
         self._task = task
         self._session = session
+        self._end = asyncio.Event()
         self.ledger = Ledger()
         self._right: collections.Counter[str] = collections.Counter()
         self._refused: collections.Counter[str] = collections.Counter()
 
     async def run(self, end: asyncio.Event) -> Ledger:
         """Send until `end`, wait for the answers, and return the ledger."""
+        self._end = end
         await (self._send_closed(end) if self._task.closed else self._send_open(end))
         self.ledger.right, self.ledger.refused = dict(self._right), dict(self._refused)
         return self.ledger
@@ -177,7 +190,7 @@ class Sender:
 
     async def _send(self, number: int, due: float) -> None:
         client = f"client-{number % self._task.clients}"
-        x = 0.1 + (number * GOLDEN) % 1.0
+        x = self._task.least + (number * GOLDEN) % 1.0
         is_batch = self._task.batch_every > 0 and number % self._task.batch_every == 0
         xs = [x + step for step in range(BATCH_ROWS)] if is_batch else [x]
         try:
@@ -188,7 +201,7 @@ class Sender:
             ) as answer:
                 content = await answer.json(content_type=None)
         except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
-            self._lose(f"request {number}: {type(error).__name__}: {error}")
+            self._lose(due, f"request {number}: {type(error).__name__}: {error}")
             return
         took_s = time.monotonic() - due
         if self._task.sheds and answer.status == 503 and "retry-after" in answer.headers:
@@ -196,11 +209,14 @@ class Sender:
             self.ledger.shed_s.append(took_s)
             return
         self.ledger.latencies_s.append(took_s)
-        self._judge(number, client, xs, answer, content)
+        self.ledger.in_time += not self._end.is_set()
+        if what := self._judge(client, xs, answer, content):
+            self._lose(due, f"request {number}: {what}")
 
     def _judge(
-        self, number: int, client: str, xs: list[float], answer: aiohttp.ClientResponse, found: Any
-    ) -> None:
+        self, client: str, xs: list[float], answer: aiohttp.ClientResponse, found: Any
+    ) -> str | None:
+        """Count an answer; return what is wrong with it, if anything is."""
         version = answer.headers.get("x-model-version", "")
         key = f"{version} {answer.headers.get('x-model-role')}"
         moves = self.ledger.moves.setdefault(client, [])
@@ -210,11 +226,12 @@ class Sender:
         if answer.status == 422 and version in self._task.may_fail:
             self._refused[key] += 1
         elif answer.status != 200:
-            self._lose(f"request {number}: {answer.status} of {key}: {found}")
+            return f"{answer.status} of {key}: {found}"
         elif not self._is_right(version, xs, found["result"]):
-            self._lose(f"request {number}: {key} answered {found} for {xs}")
+            return f"{key} answered {found} for {xs}"
         else:
             self._right[key] += 1
+        return None
 
     def _is_right(self, version: str, xs: list[float], result: Any) -> bool:
         slope = self._task.slopes.get(version)
@@ -226,8 +243,9 @@ class Sender:
             abs(y - slope * x) < 1e-9 for x, y in zip(xs, results, strict=True)
         )
 
-    def _lose(self, what: str) -> None:
+    def _lose(self, due: float, what: str) -> None:
         self.ledger.lost_count += 1
+        self.ledger.lost_due.append(due)
         if len(self.ledger.lost) < MOST_REMEMBERED:
             self.ledger.lost.append(what)
 

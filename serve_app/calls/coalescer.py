@@ -11,7 +11,7 @@ shares the cost of the next. A model that takes its time is asked through severa
 Large requests are cut into parts, and wait in a queue of their own: while there are any, they get
 half of each call, and the small ones go before them in the other half. So neither keeps the other
 out. Of a model for which each row costs time, a call gets no more rows than take a tenth of a
-second.
+second. Text is bounded likewise, by what it may take as JSON: a few rows may hold a lot of it.
 """
 
 import asyncio
@@ -23,9 +23,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from serve_app.calls import wire
 from serve_app.calls.pace import Cost, Pace
 from serve_app.deadline import Alarm, Alarms, Deadline
-from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedError
+from serve_app.errors import (
+    BodyTooLargeError,
+    DeadlineExceededError,
+    NotReadyError,
+    OverloadedError,
+)
 from serve_app.models.predictions import Predictions, concatenate
 from serve_app.records.rows import Rows
 
@@ -41,6 +47,12 @@ QUICK_S: Final = 0.001
 
 LONGEST_S: Final = 0.1
 """How long the model may take for the rows of a call: whoever comes next waits for that."""
+
+MAX_TEXT_BYTES: Final = 64 * 2**20
+"""Of a call, as JSON if each character takes the most there."""
+
+MAX_TEXT_BYTES_A_ROW: Final = 128 * 2**20
+"""A row can't be cut; with half a call of others it still fits into a frame."""
 
 PATIENCE_S: Final = 0.01
 """How long a call to a quick model may be under way before the next one stops waiting for it."""
@@ -60,15 +72,21 @@ class Coalescer:
         max_calls_under_way: Callable[[], int],
         max_queued_rows: int,
         deadline_s: float,
+        max_text_bytes_per_call: int = MAX_TEXT_BYTES,
     ) -> None:
         self._call = call
         self._loop = asyncio.get_running_loop()
         self._max_rows_per_call = max_rows_per_call
         self._max_calls_under_way = max_calls_under_way
         self._max_queued_rows = max_queued_rows
+        self._max_text_bytes_per_call = max_text_bytes_per_call
         self._deadlines = Alarms(deadline_s)
         self._small: Queue = OrderedDict()
         self._large: Queue = OrderedDict()
+        self._text_bytes: dict[Answer, int] = {}
+        """Of what is queued, if its rows hold text; empty for all other models."""
+        self._text_room = 0
+        """How much text the call that is being put together may still get."""
         self._queued_rows = 0
         self._is_planned = False
         self._calls: set[asyncio.Task[None]] = set()
@@ -88,7 +106,8 @@ class Coalescer:
 
         Waits for `deadline_s`, or `within_s` if that is shorter. If a record has failed, the others
         of the request have no defined outcome. Raises OverloadedError at once if the queue is full,
-        DeadlineExceededError when the answer is late, NotReadyError if no worker could be reached.
+        DeadlineExceededError when the answer is late, NotReadyError if no worker could be reached,
+        BodyTooLargeError for a row that is too large to be sent.
         """
         if self._queued_rows + len(rows) > self._max_queued_rows and self._queued_rows:
             raise OverloadedError(
@@ -99,8 +118,11 @@ class Coalescer:
         if within_s is not None and within_s < deadlines.delay_s:
             deadlines = Alarm(within_s)
         step = max(1, self._room() // 2)
-        queue = self._small if len(rows) <= step else self._large
-        parts = [self._enqueue(queue, rows[at : at + step]) for at in range(0, len(rows), step)]
+        if rows.dtype.hasobject:
+            parts = self._enqueue_text(rows, step)
+        else:
+            queue = self._small if len(rows) <= step else self._large
+            parts = [self._enqueue(queue, rows[at : at + step]) for at in range(0, len(rows), step)]
         self._plan_calls()
         try:
             with Deadline(self._loop, deadlines):
@@ -116,11 +138,35 @@ class Coalescer:
         self._queued_rows += len(rows)
         return answer
 
+    def _enqueue_text(self, rows: Rows, step: int) -> list[Answer]:
+        """Enqueue parts of up to `step` rows, and half a call's text unless one row has more."""
+        sizes = wire.MOST_BYTES_A_CHARACTER * wire.text_lengths(rows)
+        largest = int(sizes.max(initial=0))
+        if largest > MAX_TEXT_BYTES_A_ROW:
+            raise BodyTooLargeError(
+                f"a record's text may take {largest} bytes on its way to a model worker; at most "
+                f"{MAX_TEXT_BYTES_A_ROW} are sent"
+            )
+        most = self._max_text_bytes_per_call // 2
+        sums = np.cumsum(sizes)
+        is_small = len(rows) <= step and int(sums[-1]) <= most
+        parts: list[Answer] = []
+        start = before = 0
+        while start < len(rows):
+            fitting = int(np.searchsorted(sums, before + most, side="right"))
+            end = min(max(fitting, start + 1), start + step, len(rows))
+            parts.append(self._enqueue(self._small if is_small else self._large, rows[start:end]))
+            self._text_bytes[parts[-1]] = int(sums[end - 1]) - before
+            start, before = end, int(sums[end - 1])
+        return parts
+
     def _forget(self, parts: Sequence[Answer]) -> None:
         """Take what nobody waits for any more off the queue, and end calls for nobody."""
         for part in parts:
             for queue in (self._small, self._large):
                 self._queued_rows -= len(queue.pop(part, ()))
+            if self._text_bytes:
+                self._text_bytes.pop(part, None)
             call = self._under_way.pop(part, None)
             if part.cancel() or part.cancelled():
                 if call is not None:
@@ -177,7 +223,10 @@ class Coalescer:
         batch: Batch = []
         room = self._room()
         kept = room // 2 if self._large else 0
+        kept_text = self._max_text_bytes_per_call // 2 if self._large else 0
+        self._text_room = self._max_text_bytes_per_call - kept_text
         room -= self._fill(self._small, batch, room - kept)
+        self._text_room += kept_text
         if self._large:  # one part in any case: it may have been cut before rows cost so much
             room -= self._move(self._large, batch)
         room -= self._fill(self._large, batch, room)
@@ -190,6 +239,8 @@ class Coalescer:
         """Move what fits from the head of a queue into a batch; return how many rows that is."""
         taken = 0
         while queue and len(next(iter(queue.values()))) <= room - taken:
+            if self._text_bytes and self._text_bytes.get(next(iter(queue)), 0) > self._text_room:
+                break
             taken += self._move(queue, batch)
         return taken
 
@@ -199,6 +250,8 @@ class Coalescer:
         self._queued_rows -= len(rows)
         if answer.done():
             return 0
+        if self._text_bytes:
+            self._text_room -= self._text_bytes.pop(answer, 0)
         batch.append((answer, rows))
         return len(rows)
 

@@ -10,7 +10,8 @@ from typing import Final
 from serve_app.calls import wire
 from serve_app.calls.ask import Ask, BusyError
 from serve_app.calls.connection import Address, Connection
-from serve_app.calls.wire import Head
+from serve_app.calls.wire import FrameTooLargeError, Head
+from serve_app.errors import BodyTooLargeError
 from serve_app.models.predictions import Predictions
 from serve_app.records.rows import Rows
 
@@ -87,7 +88,7 @@ class Line(Connection):
     async def call(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
         """Return one outcome for each of `rows`; a cancelled call is cancelled at the worker.
 
-        Raises LineLostError, CallFailedError, BusyError.
+        Raises LineLostError, CallFailedError, BusyError, BodyTooLargeError.
         """
         if not self.is_open:
             raise LineLostError("the connection to the worker was lost")
@@ -98,6 +99,10 @@ class Line(Connection):
         try:
             self._send({"id": number, "sizes": sizes, "ask": [*ask]}, rows)
             return await answer
+        except FrameTooLargeError as error:
+            raise BodyTooLargeError(
+                "the records are too large to be sent to a model worker: send fewer at once"
+            ) from error
         except asyncio.CancelledError:
             self._send({"cancel": number})
             raise

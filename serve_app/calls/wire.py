@@ -16,6 +16,9 @@ import orjson
 MAX_FRAME_BYTES: Final = 256 * 2**20
 """A longer frame can only be garbage: bodies and calls are bounded well below."""
 
+MOST_BYTES_A_CHARACTER: Final = 6
+"""Of text in a head: `\\u0000`, as JSON has it; what isn't ASCII takes up to 4."""
+
 _LENGTHS: Final = struct.Struct(">II")
 
 Head = dict[str, Any]
@@ -26,13 +29,33 @@ class MalformedFrameError(Exception):
     """What arrived is no frame of ours; the connection is of no use any more."""
 
 
+class FrameTooLargeError(Exception):
+    """A message that no frame holds."""
+
+
 def frame(head: Head, array: Array | None = None) -> list[bytes | memoryview]:
-    """Return a message, with its array if it has one, as buffers to be written in their order."""
+    """Return a message, with its array if it has one, as buffers to be written in their order.
+
+    Raises FrameTooLargeError.
+    """
     buffers: list[memoryview] = []
     if array is not None:
+        if array.dtype.names is not None and array.dtype.hasobject:
+            _check_length(int(text_lengths(array).sum()))  # before it becomes JSON
         head["array"] = _described(array, buffers)
     text = orjson.dumps(head)
-    return [_LENGTHS.pack(len(text), sum(map(len, buffers))) + text, *buffers]
+    payload_bytes = sum(map(len, buffers))
+    _check_length(_LENGTHS.size + len(text) + payload_bytes)
+    return [_LENGTHS.pack(len(text), payload_bytes) + text, *buffers]
+
+
+def text_lengths(rows: Array) -> npt.NDArray[np.int64]:
+    """Return how many characters of text each of structured rows has."""
+    lengths = np.zeros(len(rows), np.int64)
+    for name in rows.dtype.names or ():
+        if rows.dtype[name].hasobject:
+            lengths += np.fromiter(map(len, rows[name].tolist()), np.int64, len(rows))
+    return lengths
 
 
 def array_of(head: Head, payload: bytearray) -> Array:
@@ -79,6 +102,13 @@ class Frames:
                 f"a frame of {length} bytes; at most {self.max_bytes} are read"
             )
         return start + length if len(self._received) - start >= length else None
+
+
+def _check_length(least: int) -> None:
+    if least > MAX_FRAME_BYTES:
+        raise FrameTooLargeError(
+            f"a frame of at least {least} bytes; at most {MAX_FRAME_BYTES} are sent"
+        )
 
 
 def _head(text: bytearray) -> Head:

@@ -67,11 +67,11 @@ class Workers:
         more, each request by itself: if one of them has ended its worker, the others don't share
         its fate again. Raises OverloadedError, NotReadyError.
         """
-        self._retries.note()
+        self._retries.note(len(sizes))
         try:
             return await self._once(rows, sizes, ask)
         except _WorkerLostError:
-            if not self._retries.take():
+            if not self._retries.take(len(sizes)):
                 raise NotReadyError("too many model workers were lost: try again later") from None
         return await self._singly(rows, sizes, ask._replace(is_retry=True))
 

@@ -23,7 +23,8 @@ from serve_app.control.fleet import Fleet, Leases, Report
 from serve_app.control.labels import Label, Labels, LabelState
 from serve_app.control.port import ChampionMovedError, RejectedError, Seen, Tracker
 from serve_app.control.preparation import Preparations, Rehearse
-from serve_app.model_errors import ModelError, UnservableModelError
+from serve_app.control.refusals import Refusals
+from serve_app.model_errors import ModelError, NotNowError, UnservableModelError
 from serve_app.models.served import ServedModel, ServedVersion
 from serve_app.rollouts import rollout
 from serve_app.rollouts.evidence import Evidence
@@ -42,9 +43,6 @@ logger = logging.getLogger("ray.serve")
 
 LOAD_TIMEOUT_S: Final = 60.0
 """Longest that all workers may take to load a version before it is refused."""
-
-FETCHES: Final = 3
-"""How often a version is fetched in vain, with MLflow answering, before it is refused."""
 
 WRITES: Final = 100
 """How often something is recorded in vain, with MLflow answering otherwise, before it is let go."""
@@ -93,8 +91,7 @@ class Conductor:
         self._preparations = Preparations(
             tracker.resolve, rehearse, self._fleet, self._show, clock, load_timeout_s
         )
-        self._refused: dict[str, str] = {}
-        self._failed_fetches: dict[str, int] = {}
+        self._refusals = Refusals(clock)
         self._failed_writes = 0
         self._waiting: str | None = None
         self._mlflow = STATUS_UNKNOWN["mlflow"]
@@ -212,15 +209,14 @@ class Conductor:
     async def _follow(self, seen: Seen) -> None:
         named = {one for one in (seen.champion, seen.challenger) if one is not None}
         self._preparations.keep(named)
-        for version in self._refused.keys() - named:
-            del self._refused[version]  # whoever names it again wants it tried again
+        self._refusals.keep(named)
         if self._table.is_from_cache and seen.champion == self._champion:
             self._publish(is_from_cache=False)
         if self._table.unrecorded:
             return  # what was seen is older than what was decided meanwhile
         if seen.champion is not None and seen.champion != self._champion:
             await self._follow_champion(seen.champion)
-            is_coming = seen.champion not in (self._champion, *self._refused)
+            is_coming = seen.champion not in (self._champion, *self._refusals)
             if is_coming and self._table.rollout is None:
                 return  # a challenger must be compared with that one
         if not self._table.unrecorded:
@@ -235,9 +231,9 @@ class Conductor:
         if model is None or self._table.unrecorded or version == self._champion:
             return  # not ready, or something was decided or taken over meanwhile
         reason = f"the champion was moved by hand to version {version}"
-        writes: tuple[Write, ...] = ()
+        writes = self._accepted(version)
         if (state := self._table.rollout) is not None:
-            writes = self._ending(state, names.ABORTED, (reason,))
+            writes += self._ending(state, names.ABORTED, (reason,))
         logger.info("champion is version %s now, after %s", version, self._champion)
         self._publish(
             writes,
@@ -264,8 +260,8 @@ class Conductor:
             return  # a table was taken over meanwhile
         if model is not None and not self._table.unrecorded:
             self._begin(model, seen.rollout)
-        elif version in self._refused:
-            reason = f"it can't be served: {self._refused[version]}"
+        elif self._refusals.is_for_good(version):
+            reason = f"it can't be served: {self._refusals.reasons[version]}"
             self._ended(version, names.ABORTED, (reason,))
             self._publish((record.end(version, names.ABORTED, (reason,)),))
 
@@ -275,25 +271,22 @@ class Conductor:
 
     async def _prepared(self, version: str) -> ServedModel | None:
         """Return a version that every worker holds; None while it isn't ready, or is refused."""
-        if version in self._refused:
+        if not self._refusals.is_to_be_tried(version):
             return None
         known = {model.version.version: model for model in self._table.held}
         if version in known:
             return known[version]
         try:
-            model = await self._preparations.result(version, self._check_interface)
+            return await self._preparations.result(version, self._check_interface)
         except (MlflowUnreachableError, RejectedError) as error:  # MLflow has just answered
-            failed = self._failed_fetches[version] = self._failed_fetches.get(version, 0) + 1
-            if failed >= FETCHES:
-                del self._failed_fetches[version]
-                self._refuse(version, str(error))
-            return None
+            if self._refusals.is_last_fetch(version):
+                self._refuse(version, str(error), for_good=isinstance(error, RejectedError))
         except ModelError as error:
-            self._refuse(version, str(error))
-            return None
-        if model is not None:
-            self._failed_fetches.pop(version, None)
-        return model
+            self._refuse(version, str(error), for_good=not isinstance(error, NotNowError))
+        except Exception as error:
+            logger.exception("version %s could not be prepared", version)
+            self._refuse(version, f"{type(error).__name__}: {error}")
+        return None
 
     def _check_interface(self, model: ServedModel) -> None:
         if model.interface != self._table.champion.interface:
@@ -303,10 +296,16 @@ class Conductor:
                 "start anew with it as champion"
             )
 
-    def _refuse(self, version: str, reason: str) -> None:
+    def _refuse(self, version: str, reason: str, *, for_good: bool = True) -> None:
+        is_new = self._refusals.refuse(version, reason, for_good=for_good)
+        reason = self._refusals.reasons[version]
         logger.warning("version %s is not served: %s", version, reason)
-        self._refused[version] = reason
-        self._publish((record.refusal(version, reason),))
+        if is_new:
+            self._publish((record.refusal(version, reason),))
+
+    def _accepted(self, version: str) -> tuple[Write, ...]:
+        """Return the entry that a version is served after all, if it was refused before."""
+        return (record.refusal(version, ""),) if self._refusals.forget(version) else ()
 
     # The rollout
 
@@ -344,10 +343,10 @@ class Conductor:
         self._evidence, self._labels = Evidence(), Labels()
         logger.info("rollout of version %s begins", version)
         step = self._policy.steps[state.step]
+        reasons = ("the alias challenger names it",)
         self._publish(
-            record.step(
-                state, "begin", ("the alias challenger names it",), self._moment(step.weight)
-            ),
+            self._accepted(version)
+            + record.step(state, "begin", reasons, self._moment(step.weight)),
             challenger=model,
             weight=step.weight,
             shadow=self._policy.shadow,
@@ -523,7 +522,7 @@ class Conductor:
             "rollout": rollout,
             "last_rollout": self._last,
             "waiting": self._waiting,
-            "refused": dict(self._refused),
+            "refused": self._refusals.reasons,
             "mlflow": self._mlflow,
             "unrecorded": len(self._table.unrecorded),
         }

@@ -20,6 +20,9 @@ class Report:
     """Versions that it could not load, and why."""
     overdue: frozenset[str] = frozenset()
     """Versions that are busy with one batch beyond their deadline."""
+    delayed: Mapping[str, str] = field(default_factory=dict)
+    """Versions that it could not load yet, as MLflow didn't answer or its node is short of
+    something, and why."""
 
 
 class Leases:
@@ -78,10 +81,17 @@ class Fleet:
 
     def failure(self, version: str) -> str | None:
         """Return why a worker could not load this version; None if none has failed."""
-        reasons = (report.failed.get(version) for report in self._reports.values())
-        return next((reason for reason in reasons if reason is not None), None)
+        return _first(report.failed.get(version) for report in self._reports.values())
+
+    def delay(self, version: str) -> str | None:
+        """Return why a worker could not load this version yet; None if none says so."""
+        return _first(report.delayed.get(version) for report in self._reports.values())
 
     def addresses(self, versions: Iterable[str]) -> tuple[Address, ...]:
         """Return where the workers that hold all these versions are reached."""
         wanted = frozenset(versions)
         return tuple(report.address for report in self._reports.values() if wanted <= report.held)
+
+
+def _first(reasons: Iterable[str | None]) -> str | None:
+    return next((reason for reason in reasons if reason is not None), None)

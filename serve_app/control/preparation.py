@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from serve_app.control.fleet import Fleet
-from serve_app.model_errors import UnservableModelError
+from serve_app.model_errors import NotNowError, UnservableModelError
 from serve_app.models.served import ServedModel, ServedVersion
 
 PATIENCE_S: Final = 2.0
@@ -114,6 +114,8 @@ class Preparations:
             if self._fleet.is_empty:  # no fault of this version's
                 give_up = self._clock() + self._load_timeout_s
             if self._clock() > give_up:
+                if reason := self._fleet.delay(version):
+                    raise NotNowError(f"a worker can't load it now: {reason}")
                 raise UnservableModelError(
                     f"not loaded by every worker within {self._load_timeout_s:g} s"
                 )

@@ -5,7 +5,7 @@ import time
 
 from contract.tracking import MlflowUnreachableError
 from serve_app.control import memory
-from serve_app.model_errors import NoSuchModelError, UnservableModelError
+from serve_app.model_errors import ModelError, UnservableModelError, printable
 from serve_app.models import registry
 from serve_app.models.served import describe
 from serve_app.routing import Table
@@ -17,8 +17,9 @@ logger = logging.getLogger("ray.serve")
 def seed(settings: Settings) -> Table:
     """Return the table to begin with.
 
-    If MLflow doesn't answer, or its champion can't be served, that is what this node served last.
-    Raises MlflowUnreachableError, ModelError if it has served nothing.
+    If MLflow doesn't answer, or its champion can't be served, for whatever reason, or kept on this
+    node's disk, that is what this node served last. Raises MlflowUnreachableError, ModelError,
+    OSError if it has served nothing.
     """
     epoch = int(time.time() * 1000)
     remembered = memory.recall(settings)
@@ -27,12 +28,19 @@ def seed(settings: Settings) -> Table:
         version = registry.resolve(settings)
         model = describe(version, registry.load(version, settings))
         return Table(epoch, model, unrecorded=unrecorded)
-    except NoSuchModelError:
-        raise
-    except (MlflowUnreachableError, UnservableModelError) as error:
+    except (MlflowUnreachableError, UnservableModelError, OSError) as error:
         if remembered is None:
             raise
-        last = remembered.champion
-        logger.warning("%s; version %s, which was served last, is served", error, last.version)
-        model = describe(last, registry.load(last, settings))
-        return Table(epoch, model, unrecorded=unrecorded, is_from_cache=True)
+        reason = str(error)
+    except ModelError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        if remembered is None:
+            raise UnservableModelError(reason) from error
+        logger.exception("the champion could not be prepared")
+    last = remembered.champion
+    reason = printable(reason)
+    logger.warning("%s; version %s, which was served last, is served", reason, last.version)
+    model = describe(last, registry.load(last, settings))
+    return Table(epoch, model, unrecorded=unrecorded, is_from_cache=True)

@@ -14,7 +14,7 @@ import requests
 from contract import names, tracking
 from contract.tracking import MlflowUnreachableError
 from serve_app.control.port import ChampionMovedError, RejectedError, Seen
-from serve_app.model_errors import UnservableModelError
+from serve_app.model_errors import NotNowError
 from serve_app.models import registry
 from serve_app.models.served import ServedVersion
 from serve_app.rollouts.rollout import State
@@ -92,7 +92,7 @@ class MlflowTracker:
             self._has_said_rollouts = True
         aliases = {alias: str(version) for alias, version in registered.aliases.items()}
         state = None
-        with suppress(ValueError, TypeError):
+        with suppress(ValueError, RecursionError):  # not ours
             if text := registered.tags.get(names.TAG_ROLLOUT_STATE):
                 state = State.from_json(json.loads(text))
         return Seen(aliases.get(names.CHAMPION), aliases.get(names.CHALLENGER), state)
@@ -135,7 +135,7 @@ class MlflowTracker:
                 self._client = None  # which is probed first, before it is used again
                 raise MlflowUnreachableError(f"MLflow failed: {_first_line(error)}") from error
             except OSError as error:
-                raise UnservableModelError(f"no copy could be kept: {error}") from error
+                raise NotNowError(f"no copy could be kept on this node: {error}") from error
 
         return tracking.in_time(in_thread)
 

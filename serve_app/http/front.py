@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from ray import serve
 from ray.serve.exceptions import RayServeException
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import MalformedHeaderError
 from serve_app.http.answers import REQUEST_ID
@@ -30,6 +30,7 @@ _DROPPED: Final = frozenset(
         b"x-session-id",
     }
 )
+_BODILESS: Final = frozenset({"GET", "HEAD"})
 _REQUEST_ID: Final = b"x-request-id"
 _FIT_REQUEST_ID: Final = re.compile(rb"[\x20-\x7e]{1,200}")
 
@@ -75,6 +76,8 @@ class Front:
             await endpoint(scope, receive, joined(send))
             return
         kept = [pair for pair in scope["headers"] if _dashed(pair[0]) not in _DROPPED]
+        if scope.get("method") in _BODILESS:
+            receive = _without_body(receive)
         await self._app({**scope, "headers": kept}, receive, send)
 
 
@@ -105,6 +108,25 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     )
     problem.headers["x-request-id"] = _new_id()
     await problem.response()(scope, receive, send)
+
+
+def _without_body(receive: Receive) -> Receive:
+    """Return what says that there is no body, and drops what comes of one.
+
+    Serve would keep all of it in memory until the application asks for it, which none does.
+    """
+    has_begun = False
+
+    async def receive_nothing() -> Message:
+        nonlocal has_begun
+        if not has_begun:
+            has_begun = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        while (message := await receive())["type"] == "http.request":
+            pass
+        return message
+
+    return receive_nothing
 
 
 def _new_id() -> str:

@@ -116,7 +116,7 @@ def application(service: Service) -> Application:
             **options,
         )
 
-    reader = RecordReader(model.signature, service.max_batch_records)
+    reader = RecordReader(model.signature, service.max_batch_records, service.limits.max_body_bytes)
     original = Original(reader, model.classes)
     scoring = mlflow_scoring.Scoring(reader)
     endpoints = {

@@ -1,8 +1,8 @@
-"""Which records make an estimator raise: halves are asked again, within a budget of calls."""
+"""Which records make an estimator raise: halves are asked again, then each request by itself."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain, pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from serve_app.records.rows import Rows
 
 MAX_EXTRA_CALLS: Final = 256
-"""Calls of the estimator for one batch, beside the first."""
+"""Calls of the estimator for halves of one batch, beside the first."""
 
 Predict = Callable[[Rows], Any]
 
@@ -59,7 +59,8 @@ def predict(
     `sizes` are the row counts of the requests in `rows`, `width` is the shape of one row's answer.
     If the estimator raises for all rows at once, or gives another shape, they are halved until each
     record at fault is found: between requests first, then inside of them, largest blocks first.
-    Blocks that still raise when the calls are used up have failed as they are.
+    When the calls are used up, each request that still shares a block is asked for by itself once,
+    so that none fails with another; those that raise have failed as they are.
     """
     values, error = _tried(estimate, rows, width)
     if error is None:
@@ -85,7 +86,14 @@ def predict(
                 found.append(Block(start, values))
             else:
                 note(half, error)
-    for block in (*between, *within):
+    for request in chain.from_iterable(pairwise(block.cuts) for block in between):
+        start, end = request
+        values, error = _tried(estimate, rows[start:end], width)
+        if error is None:
+            found.append(Block(start, values))
+        else:
+            within.append(_Raising(request, error))
+    for block in within:
         faults.update(block.faults())
     return found, faults
 

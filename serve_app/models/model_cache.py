@@ -6,7 +6,10 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 import time
+from collections.abc import Callable
+from concurrent import futures
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -14,6 +17,7 @@ from typing import Final
 from contract import manifest, names, tracking
 from serve_app.model_errors import UnservableModelError
 from serve_app.models import model_files
+from serve_app.models.download import download
 from serve_app.models.private import own
 from serve_app.models.signed import Check, anything_goes
 
@@ -51,10 +55,15 @@ class ModelCache:
     def fetch(self, name: str, version: str, source: str) -> Path:
         """Return the copy of a registered version, fetched from MLflow if it isn't there.
 
-        Its name is its digest. Raises MlflowUnreachableError, ModelError.
+        Its name is its digest. Whoever asks while it is fetched in this process waits for that: one
+        that takes longer than anybody waits is fetched once, and found by who asks next. Raises
+        MlflowUnreachableError, ModelError.
         """
         key = hashlib.sha256(f"{name}\0{version}\0{source}".encode()).hexdigest()[:32]
         link = self._versions / key
+        return _joined((link, self._check), lambda: self._fetched(name, version, link))
+
+    def _fetched(self, name: str, version: str, link: Path) -> Path:
         if link.is_symlink():
             with suppress(UnservableModelError):  # it may have been signed since
                 if (copy := self.get(link.readlink().name)) is not None:
@@ -63,7 +72,9 @@ class ModelCache:
         self._files.mkdir(exist_ok=True)
         self._sweep()
         with tempfile.TemporaryDirectory(dir=self._directory, prefix=_INCOMING) as scratch:
-            copy = self._keep(_download(name, version, Path(scratch)))
+            target = Path(scratch) / "model"
+            target.mkdir()
+            copy = self._keep(download(name, version, target))
             pointer = Path(scratch) / "pointer"
             pointer.symlink_to(copy.absolute())
             os.replace(pointer, link)  # noqa: PTH105  # atomic: whole or not at all
@@ -115,19 +126,28 @@ class ModelCache:
             shutil.move(copy, scratch)  # out of its place at once, not file by file
 
 
-def _download(name: str, version: str, scratch: Path) -> Path:
-    import mlflow.artifacts  # noqa: PLC0415  # slow to import
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+_under_way: dict[tuple[Path, Check], futures.Future[Path]] = {}
+_lock = threading.Lock()
 
-    target = scratch / "model"
-    target.mkdir()
+
+def _joined(key: tuple[Path, Check], fetch: Callable[[], Path]) -> Path:
+    """Return what `fetch` does, or what a call with the same key does that is under way.
+
+    Raises what that raises, MlflowUnreachableError if it is under way for too long.
+    """
+    mine: futures.Future[Path] = futures.Future()
+    with _lock:
+        first = _under_way.setdefault(key, mine)
+    if first is not mine:
+        futures.wait([first], tracking.OVERALL_TIMEOUT_S)
+        if not first.done():
+            raise tracking.MlflowUnreachableError("the version's files are still being fetched")
+        return first.result()
     try:
-        return Path(
-            mlflow.artifacts.download_artifacts(
-                artifact_uri=f"models:/{name}/{version}", dst_path=str(target)
-            )
-        )
-    except (MlflowException, OSError) as error:
-        raise tracking.MlflowUnreachableError(
-            f"version {version} of {name!r} could not be fetched: {error}"
-        ) from error
+        mine.set_result(fetch())
+    except BaseException as error:  # noqa: BLE001  # whoever waits raises it
+        mine.set_exception(error)
+    finally:
+        with _lock:
+            del _under_way[key]
+    return mine.result()

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import Field, ValidationError
 
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 LOCAL_VERSION = "local"
 _REGISTERED = "models:/"
+
+MOST_EXPORT_BYTES: Final = 2**20
+MOST_MLMODEL_BYTES: Final = 2**24
+MOST_METRICS: Final = 100
+LONGEST_METRIC_NAME: Final = 250
+"""Characters; MLflow takes no longer ones."""
 
 
 class Exported(strict.Strict):
@@ -70,15 +76,19 @@ def fetch(client: Any, found: ModelVersion, settings: Settings) -> ServedVersion
 
 
 def _expected(tag: str | None) -> Any:
-    """Return what training recorded of the example, if that is JSON."""
+    """Return what training recorded of the example: a list of one value."""
     if tag is None:
         return None
     try:
-        return json.loads(tag)
-    except ValueError as error:
-        raise UnservableModelError(
-            f"the tag {names.TAG_EXAMPLE_PREDICTION} is no JSON: {tag[:100]!r}"
-        ) from error
+        expected = json.loads(tag)
+    except (ValueError, RecursionError):
+        expected = None
+    match expected:
+        case [str() | int() | float() | None]:  # a truth value is an int
+            return expected
+    raise UnservableModelError(
+        f"the tag {names.TAG_EXAMPLE_PREDICTION} is no JSON list of one value: {tag[:100]!r}"
+    )
 
 
 def champion(client: Any, name: str) -> ModelVersion:
@@ -98,17 +108,22 @@ def champion(client: Any, name: str) -> ModelVersion:
 
 
 def metrics_of(client: Any, run_id: str) -> dict[str, float]:
-    """Return a run's metrics; a run that was deleted for good has none, its model serves on."""
+    """Return a run's metrics, by name, and of too many the first.
+
+    A run that was deleted for good has none, its model serves on.
+    """
     from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
     try:
-        return dict(client.get_run(run_id).data.metrics)
+        found = sorted(client.get_run(run_id).data.metrics.items())
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return {}
         raise tracking.MlflowUnreachableError(
             f"MLflow did not show run {run_id}: {error}"
         ) from error
+    named = [metric for metric in found if len(metric[0]) <= LONGEST_METRIC_NAME]
+    return dict(named[:MOST_METRICS])
 
 
 def load(version: ServedVersion, settings: Settings) -> Model:
@@ -138,6 +153,9 @@ def copy_of(version: ServedVersion, settings: Settings) -> Path:
         raise UnservableModelError(
             f"{directory}: the files of version {version.version} have changed since it was chosen"
         )
+    mlmodel = directory / model_files.MLMODEL
+    if mlmodel.is_file() and mlmodel.stat().st_size > MOST_MLMODEL_BYTES:
+        raise UnservableModelError(f"{mlmodel} is longer than {MOST_MLMODEL_BYTES} bytes")
     return directory
 
 
@@ -230,8 +248,8 @@ def _exported(directory: Path) -> Exported | None:
     if not file.is_file():
         return None
     try:
-        return Exported.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
+        return Exported.model_validate_json(signed.read(file, MOST_EXPORT_BYTES))
+    except (OSError, UnservableModelError, ValidationError) as error:
         reason = strict.explain(error) if isinstance(error, ValidationError) else error
         raise UnservableModelError(
             f"{file}: {reason}: write the directory again with `make export`"

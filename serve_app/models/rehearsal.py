@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from serve_app.model_errors import UnservableModelError
+from serve_app.model_errors import NotNowError, UnservableModelError
 from serve_app.models import model_files
 from serve_app.models.served import ServedModel, ServedVersion
 
@@ -82,7 +82,7 @@ class Rehearsals:
         """Return what a version's clients need to know of it, found out in a child process.
 
         Raises UnservableModelError if the child can't load it, fails on its example, ends by a
-        signal or takes longer than `timeout_s`.
+        signal or takes longer than `timeout_s`, NotNowError if there can be none.
         """
         request = json.dumps([str(directory), extra_trusted_types, version.expected])
         try:
@@ -93,7 +93,7 @@ class Rehearsals:
                 f"not loaded and tried within {timeout_s:g} s: it may never return"
             ) from error
         except OSError as error:
-            raise UnservableModelError(f"no process could be started to try it: {error}") from error
+            raise NotNowError(f"no process could be started to try it: {error}") from error
         signature, example = model_files.head(directory)
         try:
             answer = _answer(json.loads(line))

@@ -3,10 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from contract import manifest, names, signing
 from serve_app.model_errors import ModelError, UnservableModelError
 from serve_app.settings import Settings
+
+MOST_MANIFEST_BYTES: Final = 2**20
+"""Of some thousands of files."""
+
+SIGNATURE_BYTES: Final = 64
 
 Check = Callable[[Path, Mapping[str, str]], None]
 """(directory, its files as `model_files.files_of` lists them) -> nothing; raises ModelError."""
@@ -14,6 +20,15 @@ Check = Callable[[Path, Mapping[str, str]], None]
 
 def anything_goes(directory: Path, files: Mapping[str, str]) -> None:
     """Take any files: no public key is set."""
+
+
+def read(file: Path, most_bytes: int) -> bytes:
+    """Return a file's content, of which nothing is known. Raises UnservableModelError if it is
+    longer, OSError.
+    """
+    if (size := file.stat().st_size) > most_bytes:
+        raise UnservableModelError(f"{file.name} has {size} bytes, more than {most_bytes}")
+    return file.read_bytes()
 
 
 def check_of_version(settings: Settings, name: str, version: str, run_id: str | None) -> Check:
@@ -65,10 +80,16 @@ class _Signed:
                 f"{signing.PUBLIC_KEYS_VARIABLE}, as `python -m train signing-key` writes it"
             ) from error
         try:
-            content = (directory / names.MANIFEST_FILE).read_bytes()
-            signature = (directory / names.SIGNATURE_FILE).read_bytes()
+            content = read(directory / names.MANIFEST_FILE, MOST_MANIFEST_BYTES)
+            signature = read(directory / names.SIGNATURE_FILE, SIGNATURE_BYTES)
         except OSError as error:
             raise self._refusal("not signed, and public keys are set") from error
+        except UnservableModelError as error:
+            raise self._refusal(str(error)) from error
+        if len(signature) != SIGNATURE_BYTES:
+            raise self._refusal(
+                f"{names.SIGNATURE_FILE} has {len(signature)} bytes, not {SIGNATURE_BYTES}"
+            )
         if not signing.is_signed(content, signature, keys):
             raise self._refusal(
                 f"its manifest is signed by none of the {len(keys)} keys in {self.keys_file}"

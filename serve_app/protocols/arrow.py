@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyarrow import types
+from pyarrow import compute, types
 
 from serve_app.errors import ECHOED, InvalidRecordsError, MalformedArrowError
 from serve_app.models.predictions import Predictions
@@ -36,6 +36,7 @@ class ArrowReader:
     def __init__(self, records: RecordReader) -> None:
         self._records = records
         self._columns = {column.name: column for column in records.signature.columns}
+        self._texts = [name for name, column in self._columns.items() if column.type == "string"]
 
     def read_many(self, body: bytes) -> Rows:
         """Return the records of a stream, order kept; all fit, or it raises.
@@ -62,6 +63,7 @@ class ArrowReader:
             batches = [batch for batch in stream if len(batch)]
             for batch in batches:
                 batch.validate(full=True)
+            self._check_text(batches)
             return {
                 name: _joined([_values(batch.column(at)) for batch in batches])
                 for at, name in enumerate(stream.schema.names)
@@ -70,6 +72,15 @@ class ArrowReader:
             raise MalformedArrowError(
                 f"the body is not an Arrow stream: {str(error)[:ECHOED]}"
             ) from error
+
+    def _check_text(self, batches: Sequence[Any]) -> None:
+        """Raise BodyTooLargeError for too much text, counted for each record that refers to it.
+
+        Records share texts in dictionaries, but columns may lie in the same bytes, too.
+        """
+        self._records.check_text(
+            sum(_text_bytes(batch.column(name)) for batch in batches for name in self._texts)
+        )
 
     def _check_schema(self, schema: Any) -> None:
         names = schema.names
@@ -107,6 +118,15 @@ def _takes(column: Column, kind: Any) -> bool:
     if column.is_integer:
         return bool(types.is_integer(kind))
     return bool(types.is_integer(kind) or types.is_float32(kind) or types.is_float64(kind))
+
+
+def _text_bytes(array: Any) -> int:
+    """Return how long the texts of a valid array are in UTF-8, none of them decoded."""
+    if types.is_dictionary(array.type):
+        lengths = compute.binary_length(array.dictionary).take(array.indices)
+    else:
+        lengths = compute.binary_length(array)
+    return compute.sum(lengths).as_py() or 0
 
 
 def _joined(chunks: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

@@ -2,13 +2,22 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 from urllib.parse import parse_qsl
 
 from serve_app.errors import ECHOED, UnknownParameterError
 from serve_app.models.predictions import Predictions
 from serve_app.protocols import media
 from serve_app.records.rows import Rows
+
+MOST_PARAMETERS: Final = 64
+"""In a query, those that nobody here reads included."""
+
+Parameter = Literal["partial", "proba"]
+"""The query parameters that protocols read."""
+
+_READ: Final = frozenset(get_args(Parameter))
+_MOST_CACHED_BYTES: Final = 256
 
 
 class Answer(NamedTuple):
@@ -32,11 +41,15 @@ class Head(NamedTuple):
     path: Mapping[str, Any]
     """The parameters in the path, by name."""
 
-    def is_set(self, name: str) -> bool:
-        """Whether a query parameter is `true`. Raises UnknownParameterError if it is neither."""
+    def is_set(self, name: Parameter) -> bool:
+        """Whether a query parameter is `true`.
+
+        Raises UnknownParameterError if it is neither, or if there are too many in the query.
+        """
         if not self.query:
             return False
-        value = _parameters(self.query).get(name, "false")
+        read = _cached if len(self.query) <= _MOST_CACHED_BYTES else _parameters
+        value = read(self.query).get(name, "false")
         if value not in ("true", "false"):
             raise UnknownParameterError(f"{name} must be true or false, got {value[:ECHOED]!r}")
         return value == "true"
@@ -59,6 +72,17 @@ Read = Callable[[Head, bytes], Question]
 """A protocol: (head, body) -> question. Raises ServeError."""
 
 
-@lru_cache(maxsize=256)
 def _parameters(query: bytes) -> Mapping[str, str]:
-    return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    """Return those parameters that are read here, the last of each name."""
+    try:
+        pairs = parse_qsl(
+            query.decode("latin-1"), keep_blank_values=True, max_num_fields=MOST_PARAMETERS
+        )
+    except ValueError as error:
+        raise UnknownParameterError(
+            f"the query has more than {MOST_PARAMETERS} parameters"
+        ) from error
+    return {name: value for name, value in pairs if name in _READ}
+
+
+_cached: Final = lru_cache(maxsize=256)(_parameters)

@@ -108,7 +108,7 @@ class ColumnReader:
             numbers = list(values)
             for at in suspects:
                 numbers[at] = 0
-            suspects += np.flatnonzero(~self._are_small(np.array(numbers, np.float64))).tolist()
+            suspects += np.flatnonzero(~self._are_small(_floats(numbers))).tolist()
         reasons = ((at, self._misfit(values[at])) for at in suspects)
         return {at: reason for at, reason in reasons if reason is not None}
 
@@ -127,7 +127,7 @@ class ColumnReader:
 
     def _misfit(self, value: Any) -> str | None:
         if self._limit is not None and type(value) in NUMBERS:
-            if math.isnan(value):
+            if type(value) is float and math.isnan(value):
                 return f"must be {self.wanted}, got NaN"
             # Python compares whole numbers and floats exactly.
             if not self._limit.low <= value <= self._limit.high:
@@ -135,3 +135,18 @@ class ColumnReader:
         if type(value) in self._kinds:
             return None
         return f"must be {self.wanted}, got {repr(value) if type(value) is float else kind(value)}"
+
+
+def _floats(numbers: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Return numbers as floats; whole ones that no float holds as infinities."""
+    try:
+        return np.array(numbers, np.float64)
+    except OverflowError:
+        return np.array([_float(number) for number in numbers])
+
+
+def _float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf

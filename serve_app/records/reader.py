@@ -24,6 +24,9 @@ from serve_app.records.strict_json import kind
 Values = Sequence[Any] | npt.NDArray[Any]
 Columns = Mapping[str, Values]
 
+MAX_TEXT_BYTES: Final = 16 * 2**20
+"""As many as a body may have by default."""
+
 _KEY: Final = "X"
 _FEW: Final = 8
 """Values that are compared one by one: numpy's calls would take longer."""
@@ -35,11 +38,14 @@ _MAX_NAMES_LENGTH: Final = 200
 class RecordReader:
     """Reads records for one model version."""
 
-    def __init__(self, signature: Signature, max_records: int) -> None:
+    def __init__(
+        self, signature: Signature, max_records: int, max_text_bytes: int = MAX_TEXT_BYTES
+    ) -> None:
         self.signature = signature
         self._names = signature.names
         self._known = frozenset(signature.names)
         self.max_records = max_records
+        self._max_text_bytes = max_text_bytes
         self._is_matrix = signature.is_numeric
         self._columns = [ColumnReader(one, self._is_matrix) for one in signature.columns]
         self._bounds = np.array([column.bound for column in self._columns])
@@ -122,6 +128,18 @@ class RecordReader:
         if records > self.max_records:
             raise BodyTooLargeError(
                 f"{records} records in one batch; at most {self.max_records} are taken"
+            )
+
+    def check_text(self, text_bytes: int) -> None:
+        """Raise BodyTooLargeError if the texts of all records are too long together.
+
+        To be asked for bodies that name one text for many records: others hold no more of it than
+        they have bytes.
+        """
+        if text_bytes > self._max_text_bytes:
+            raise BodyTooLargeError(
+                f"the records hold {text_bytes} bytes of text, at most {self._max_text_bytes} are "
+                "taken: send fewer records at once"
             )
 
     def _payload(self, body: bytes, records: int) -> Any:

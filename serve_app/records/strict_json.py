@@ -76,7 +76,10 @@ def check_keys(body: bytes, document: Any) -> None:
     except orjson.JSONEncodeError as error:
         raise _too_deep() from error
     if quotes(body) != quotes(again):
-        json.loads(body, object_pairs_hook=_unique, parse_int=len, parse_float=len)
+        try:
+            json.loads(body, object_pairs_hook=_unique, parse_int=len, parse_float=len)
+        except RecursionError as error:  # in what a later value of the key has replaced
+            raise _too_deep() from error
         raise MalformedBodyError("an object in the body has one key twice")
 
 

@@ -6,10 +6,12 @@ traffic has shown, and asks again as often as it likes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
+from pydantic import ConfigDict, Field
+
+from contract import strict
 from serve_app.rollouts.evidence import Evidence
 from serve_app.rollouts.policy import Policy
 from serve_app.rollouts.verdicts import Outcome, Verdict, judge, required
@@ -51,9 +53,22 @@ class State:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Return what `to_json` was called on; raises TypeError on other content."""
-        return cls(**content)
+    def from_json(cls, content: Any) -> Self:
+        """Return what `to_json` was called on; raises ValueError on other content."""
+        return cls(**_Content.model_validate(content).model_dump())
+
+
+class _Content(strict.Strict):
+    """A `State` as JSON has it."""
+
+    model_config = ConfigDict(strict=True)
+
+    number: int
+    champion: str
+    challenger: str
+    step: int = Field(ge=0)
+    step_began: float
+    paused_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import psutil
 import pytest
 
 from serve_app.access import key_file, keys
-from tests import models, odd_models, running, traffic
+from tests import models, odd_models, running, secrecy, traffic
 from tests.odd_models import Line, Moody
 from tests.running import Running
 from tests.traffic import Task, Traffic
@@ -71,10 +70,15 @@ class System:
         psutil.Process(before).kill()
         running.wait_for(lambda: self.find(name) not in (None, before), BACK_S)
 
-    def kill(self, deployment: str) -> None:
-        """End one of a deployment's replicas, and return when another runs in its place."""
+    def kill(self, deployment: str, after_s: float = 0.0) -> None:
+        """End one of a deployment's replicas, which has stood still for a while so that something
+        is under way with it, and return when another runs in its place."""
         before = self.pids(deployment)
-        psutil.Process(before[0]).send_signal(signal.SIGKILL)
+        replica = psutil.Process(before[0])
+        if after_s:
+            replica.suspend()
+            time.sleep(after_s)
+        replica.kill()
         self.await_replaced(deployment, before[0], len(before))
 
     def await_replaced(self, deployment: str, pid: int, count: int) -> None:
@@ -127,6 +131,8 @@ def shared_system(
     root = tmp_path_factory.mktemp("faults")
     with start(root, free_port, Moody(SLOPE, 0.002)) as service:
         yield System(service)
+        running.wait_for(service.is_ready, BACK_S)
+        secrecy.check(service)
 
 
 @pytest.fixture

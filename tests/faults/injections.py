@@ -13,7 +13,8 @@ from contextlib import contextmanager
 import psutil
 import requests
 
-from tests.faults.conftest import System
+from tests import odd_models, running
+from tests.faults.conftest import BACK_S, System
 
 DRIPPING = 200
 DRIPS = 8
@@ -34,7 +35,7 @@ def limited(pid: int, kind: int, most: int) -> Iterator[None]:
 def take_file_descriptors(system: System, deployment: str) -> int:
     """Leave one of a deployment's replicas no file to open, for a while; return its process."""
     pid = system.pids(deployment)[0]
-    with limited(pid, resource.RLIMIT_NOFILE, psutil.Process(pid).num_fds()):
+    with limited(pid, resource.RLIMIT_NOFILE, 0):  # those that are open stay
         time.sleep(STARVED_S)
     return pid
 
@@ -46,6 +47,15 @@ def stop_a_worker(system: System, seconds: float) -> None:
     time.sleep(seconds)
     with contextlib.suppress(psutil.NoSuchProcess):
         process.resume()
+
+
+def hang_a_worker(system: System) -> None:
+    """Send a record that never ends, and return when its worker was given up."""
+    before = set(system.pids("ModelWorker"))
+    answer = ask(system, odd_models.HANGS)
+    if answer.status_code not in (422, 504):
+        raise AssertionError(f"{answer.status_code} {answer.text}")
+    running.wait_for(lambda: not before <= set(system.pids("ModelWorker")), BACK_S)
 
 
 def connected(system: System) -> socket.socket:

@@ -6,14 +6,16 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 import requests
 
+from serve_app.loaded import PATIENCE
 from tests import odd_models, running
 from tests.faults import injections
 from tests.faults.conftest import BACK_S, PER_S, SLOPE, System, start
@@ -32,11 +34,36 @@ AT_FAULT = {
 CROWD = 40
 """Requests at once, so that some of them share a batch."""
 
+CALLS = 8
+"""Twice as many as the ingresses have under way with the workers."""
+
+OUT_S = 15.0
+"""Within which a worker that hangs is asked no more."""
+
 FILLING = 600
 """More than `limits.max_requests` of two ingresses."""
 
 DEADLINE_S = 30.0
 """`limits.deadline_s` as shipped."""
+
+
+def timed(system: System, record: float, **headers: str) -> tuple[requests.Response, float]:
+    """Ask for one record; return the answer and how long it took."""
+    sent = {"x-api-key": system.service.key, **headers}
+    began = time.monotonic()
+    answer = system.service.post("/stream", {"X": record}, headers=sent, timeout=60)
+    return answer, time.monotonic() - began
+
+
+@contextmanager
+def keeping_busy(system: System) -> Iterator[None]:
+    """Keep both workers busy for a while, so that what is asked inside the `with` block waits, and
+    goes to them together."""
+    with ThreadPoolExecutor(CALLS) as pool:
+        for _ in range(CALLS):
+            pool.submit(injections.ask, system, odd_models.LINGERS)
+            time.sleep(0.05)
+        yield
 
 
 @pytest.mark.parametrize("record", AT_FAULT.values(), ids=AT_FAULT.keys())
@@ -65,7 +92,7 @@ def test_a_record_that_ends_its_worker_fails_alone(system: System) -> None:
         ledger = report("a record that ends its worker", under_way.stop())
     assert answer.status_code in (422, 503)
     assert "worker" in str(answer.json())
-    assert ledger.lost_count <= 5
+    assert ledger.lost_count <= 2
     assert all("two model workers were lost" in lost for lost in ledger.lost)
     assert ledger.answered + ledger.lost_count == ledger.sent
 
@@ -74,23 +101,29 @@ def test_a_record_that_ends_its_worker_fails_alone(system: System) -> None:
 @pytest.mark.timeout(600)
 def test_a_record_that_never_ends_fails_alone(system: System) -> None:
     """Whoever shares its batch is tried again in time; its worker is replaced."""
-    workers = system.pids("ModelWorker")
-
-    with system.traffic() as under_way, ThreadPoolExecutor(CROWD) as pool:
-        time.sleep(0.5)
-        began = time.monotonic()
-        records = [float(odd_models.HANGS) if at == CROWD // 2 else 1.0 for at in range(CROWD)]
-        answers = list(pool.map(partial(injections.ask, system), records))
-        took_s = time.monotonic() - began
-        running.wait_for(lambda: len(set(system.pids("ModelWorker")) - set(workers)) > 0, 90)
+    workers = set(system.pids("ModelWorker"))
+    records = [float(odd_models.HANGS) if at == CROWD // 2 else 1.0 for at in range(CROWD)]
+    with system.traffic() as under_way, keeping_busy(system), ThreadPoolExecutor(CROWD) as pool:
+        asked = [pool.submit(timed, system, record) for record in records]
+        time.sleep(2 * odd_models.LINGER_S + OUT_S)
+        with system.traffic(per_s=20.0) as later:
+            time.sleep(3.0)
+            seen = later.stop().check()
+        answers = [one.result(DEADLINE_S) for one in asked]
+        running.wait_for(lambda: bool(set(system.pids("ModelWorker")) - workers), 90)
         time.sleep(2.0)
         ledger = report("a record that never ends", under_way.stop()).check()
-    print(f"its own answer: {answers[CROWD // 2].status_code}, all after {took_s:.1f} s")
-    at_fault = answers.pop(CROWD // 2)
+    at_fault, own_s = answers.pop(CROWD // 2)
+    shared = [took_s for _, took_s in answers if took_s > DEADLINE_S * PATIENCE - 1]
+    print(
+        f"its own answer: {at_fault.status_code} after {own_s:.1f} s; in its batch: {len(shared)}"
+    )
     assert at_fault.status_code in (422, 504)
     assert at_fault.json()["code"] in ("unpredictable_records", "deadline_exceeded")
-    assert {answer.status_code for answer in answers} == {200}
-    assert took_s < DEADLINE_S + 2
+    assert own_s < DEADLINE_S + 2
+    assert {answer.status_code for answer, _ in answers} == {200}
+    assert shared
+    assert max(seen.latencies_s) < 2.0
     assert max(ledger.latencies_s) < DEADLINE_S
 
 
@@ -129,23 +162,20 @@ def test_clients_that_hang_up_while_the_model_is_busy_free_their_places(system: 
     assert {answer.status_code for answer in answers} == {200}
 
 
-def test_a_client_may_wait_for_less(system: System) -> None:
-    """It is told in time, and the model is soon there for others."""
-
-    def ask(_: int) -> tuple[requests.Response, float]:
-        headers = {"x-api-key": system.service.key, "x-request-timeout-ms": "300"}
+def test_what_nobody_waits_for_any_more_is_not_run(system: System) -> None:
+    """A client that waits for less is told in time, and the model has no work of it."""
+    with keeping_busy(system), ThreadPoolExecutor(CROWD) as pool:
         began = time.monotonic()
-        answer = system.service.post("/stream", {"X": odd_models.LINGERS}, headers=headers)
-        return answer, time.monotonic() - began
-
-    with ThreadPoolExecutor(CROWD) as pool:
-        asked = list(pool.map(ask, range(CROWD)))
+        ask = partial(timed, system, odd_models.WEIGHS, **{"x-request-timeout-ms": "300"})
+        asked = list(pool.map(lambda _: ask(), range(CROWD)))
+        answer, _ = timed(system, 1.0)
+        took_s = time.monotonic() - began
     assert {answer.status_code for answer, _ in asked} == {504}
     assert {answer.json()["code"] for answer, _ in asked} == {"deadline_exceeded"}
     assert all(0.29 < took_s < 1.0 for _, took_s in asked)
-    began = time.monotonic()
-    assert system.service.post("/stream", {"X": 1.0}).json() == {"result": SLOPE}
-    assert time.monotonic() - began < 3 * odd_models.LINGER_S
+    print(f"\n{CROWD} records of {odd_models.WEIGH_S} s that nobody waited for: {took_s:.1f} s")
+    assert answer.json() == {"result": SLOPE}
+    assert took_s < CROWD * odd_models.WEIGH_S / 2  # what two workers would take for them alone
 
 
 @pytest.mark.system

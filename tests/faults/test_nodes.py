@@ -15,7 +15,7 @@ import pytest
 
 from launcher import preflight
 from tests import running
-from tests.faults.conftest import PER_S, SLOPE, System, start
+from tests.faults.conftest import SLOPE, System, start
 from tests.integration.serving.conftest import deploy
 from tests.odd_models import Moody
 from tests.running import Running
@@ -23,6 +23,8 @@ from tests.traffic import report
 
 JOINED_S = 30.0
 GONE_S = 20.0
+MOST_LOST = 10
+"""Requests that the lost node's ingress may have had under way."""
 
 
 def spread(config: dict[str, Any], nodes: int) -> None:
@@ -91,8 +93,10 @@ def test_a_lost_node_costs_what_its_ingress_had(
         assert len(nodes) == 2
         with System(service).traffic() as under_way:
             time.sleep(2.0)
+            killed_at = time.monotonic()
             raylet.kill()
             time.sleep(GONE_S)
             ledger = report("a node lost", under_way.stop())
-        assert ledger.lost_count <= PER_S * 0.5, ledger.lost
+        print(f"lost, in seconds after: {[due - killed_at for due in ledger.lost_due]}")
+        assert ledger.lost_count <= MOST_LOST, ledger.lost
         assert ledger.answered + ledger.lost_count == ledger.sent

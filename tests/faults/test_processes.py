@@ -8,23 +8,30 @@ import psutil
 import pytest
 
 from tests import running
-from tests.faults.conftest import BACK_S, PER_S, System
+from tests.faults.conftest import BACK_S, System
 from tests.traffic import report
 
 KILLS = 20
+HELD_S = 0.3
+"""How long a worker stands still before it is killed, so that it has several requests."""
 OUT_S = 15.0
 """Within which a worker that stands still is asked no more."""
 
+UNDER_WAY_S = 0.1
+"""What an ingress has under way was sent within this time, and so the machine's own delays."""
 HAPROXY_BACK_S = 15.0
 
 
 def kill_workers(system: System, times: int) -> None:
-    """End workers under traffic; each request is answered."""
+    """End workers that have something under way; each request is answered."""
     with system.traffic() as under_way:
         for _ in range(times):
             time.sleep(1.0)
-            system.kill("ModelWorker")
-        report(f"{times} workers killed", under_way.stop()).check()
+            system.kill("ModelWorker", after_s=HELD_S)
+        ledger = report(f"{times} workers killed", under_way.stop()).check()
+    held = sum(took_s > HELD_S / 2 for took_s in ledger.latencies_s)
+    print(f"requests that a killed worker had: {held}")
+    assert held >= times
 
 
 def test_a_killed_worker_loses_no_request(system: System) -> None:
@@ -53,6 +60,7 @@ def test_a_worker_that_stands_still_is_soon_asked_no_more(system: System) -> Non
         finally:
             if stopped.is_running():
                 stopped.resume()
+        time.sleep(2.0)  # what it answers now, nobody waits for any more
         all_seen = report("a worker stopped", under_way.stop()).check()
     assert max(seen.latencies_s) < 2.0
     assert max(all_seen.latencies_s) < OUT_S
@@ -62,10 +70,11 @@ def test_a_killed_ingress_loses_what_it_had(system: System) -> None:
     """And no more: HAProxy asks the other one."""
     with system.traffic() as under_way:
         time.sleep(1.0)
+        killed_at = time.monotonic()
         system.kill("Ingress")
         time.sleep(1.0)
         ledger = report("an ingress killed", under_way.stop())
-    assert ledger.lost_count <= PER_S * 0.2
+    assert all(abs(due - killed_at) < UNDER_WAY_S for due in ledger.lost_due)
     assert ledger.answered + ledger.lost_count == ledger.sent
 
 
@@ -94,12 +103,15 @@ def test_who_is_not_on_the_way_of_requests_may_end(system: System, name: str) ->
 )
 def test_haproxy_is_started_again(system: System, name: str) -> None:
     """Nothing is answered without it, nor without what manages it."""
-    began = time.monotonic()
-    system.kill_process(name)
-    running.wait_for(system.service.is_ready, BACK_S)
-    took_s = time.monotonic() - began
-    print(f"\n{name} killed: back after {took_s:.1f} s")
-    assert took_s < HAPROXY_BACK_S
     with system.traffic() as under_way:
+        time.sleep(1.0)
+        killed_at = time.monotonic()
+        system.kill_process(name)
+        running.wait_for(system.service.is_ready, BACK_S)
         time.sleep(2.0)
-        under_way.stop().check()
+        ledger = report(f"{name} killed", under_way.stop())
+    back_s = max(ledger.lost_due, default=killed_at) - killed_at
+    print(f"the last request that was lost came {back_s:.1f} s after")
+    assert all(due > killed_at - UNDER_WAY_S for due in ledger.lost_due)
+    assert back_s < HAPROXY_BACK_S
+    assert ledger.answered + ledger.lost_count == ledger.sent

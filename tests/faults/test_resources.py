@@ -12,6 +12,8 @@ from tests.faults.conftest import System
 from tests.faults.injections import connected, said_until_closed
 from tests.traffic import report
 
+NEW_CLIENTS = 10
+"""Clients that connect anew for each request, while there are no descriptors."""
 CLOSED_S = 10.0
 """Within which a connection on which nothing comes is closed."""
 
@@ -52,11 +54,15 @@ def test_silent_stalled_and_dripping_connections_are_closed_and_leave_others_unt
 
 def test_an_ingress_without_file_descriptors_recovers(system: System) -> None:
     """It takes no new connections meanwhile; what it has goes on, and the other one takes more."""
-    with system.traffic() as under_way:
+    with system.traffic() as under_way, ThreadPoolExecutor(NEW_CLIENTS) as pool:
         time.sleep(1.0)
-        pid = injections.take_file_descriptors(system, "Ingress")
+        starving = pool.submit(injections.take_file_descriptors, system, "Ingress")
+        time.sleep(0.5)
+        answers = list(pool.map(lambda _: injections.ask(system, 1.0), range(10 * NEW_CLIENTS)))
+        pid = starving.result(30)
         time.sleep(2.0)
         report("an ingress without descriptors", under_way.stop()).check()
+    assert {answer.status_code for answer in answers} == {200}
     assert pid in system.pids("Ingress")
     running.wait_for(system.service.is_ready, 30)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
+import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +28,8 @@ RESTARTED_S = 60.0
 AWAY_S = 4.0
 """How long MLflow is away: more than a step takes."""
 ABORTED_S = 60.0
+SOON_S = 1.0
+"""The 99th percentile of answers stays below it, whatever MLflow does: nobody waits for that."""
 
 
 def kill_controller(stage: Stage) -> None:
@@ -244,7 +249,7 @@ def test_a_challenger_that_hangs_for_some_records_is_taken_back(staged: Stage) -
 def test_make_run_without_its_mlflow_serves_what_it_served_last(
     tmp_path: Path, mlflow_server: str, free_port: Callable[[], int]
 ) -> None:
-    """A server of one's own that is down is no reason not to start again."""
+    """A server of one's own that is down, or well but of no use, is no reason not to start."""
     with mlflow_relay.relay(mlflow_server) as relay:
         with stage.stage(
             tmp_path / "project",
@@ -257,39 +262,41 @@ def test_make_run_without_its_mlflow_serves_what_it_served_last(
         ) as before:
             assert before.service.post("/stream", {"X": 2.0}).json() == {"result": 4.0}
             root, own = before.service.root, before.service.environ
-        relay.turn("refusing")
-        with running.system(root, own) as after:
-            assert "starting with what was served here last" in after.output()
-            assert after.post("/stream", {"X": 2.0}).json() == {"result": 4.0}
-            assert after.get("/model").json()["is_from_cache"] is True
+        moods: tuple[Mood, ...] = ("refusing", "ailing")
+        for mood in moods:
+            relay.turn(mood)
+            with running.system(root, own) as after:
+                assert "starting with what was served here last" in after.output()
+                assert after.post("/stream", {"X": 2.0}).json() == {"result": 4.0}
+                assert after.get("/model").json()["is_from_cache"] is True
 
 
-WRONG_MOODS = [
-    "failing",
-    pytest.param("limiting", marks=pytest.mark.system),
-    pytest.param("halving", marks=pytest.mark.system),
-]
-
-
-@pytest.mark.parametrize("mood", WRONG_MOODS)
-def test_an_mlflow_that_answers_wrong_changes_nothing(staged: Stage, mood: Mood) -> None:
+@pytest.mark.parametrize(
+    "moods",
+    [
+        ("failing", "limiting", "halving"),
+        pytest.param(("failing",), marks=pytest.mark.system),
+        pytest.param(("limiting",), marks=pytest.mark.system),
+        pytest.param(("halving",), marks=pytest.mark.system),
+    ],
+    ids="-".join,
+)
+def test_an_mlflow_that_answers_wrong_changes_nothing(staged: Stage, moods: Sequence[Mood]) -> None:
     """The last good version goes on, and the new one is served once it can be had whole."""
     first = staged.standing()["champion"]
     version = staged.add(Line(1.5, PAUSE_S))
     with staged.traffic() as traffic:
-        staged.relay.turn(mood)
+        staged.relay.turn(moods[0])
         staged.name_as(names.CHAMPION, version)
-        time.sleep(AWAY_S)
-        assert staged.standing()["champion"] == first
+        for mood in moods:
+            staged.relay.turn(mood)
+            time.sleep(AWAY_S / len(moods))
+            assert staged.standing()["champion"] == first
         staged.relay.turn("well")
-        time.sleep(AWAY_S)
-        if version in staged.standing()["refused"]:  # what it got three times was half a file
-            assert mood == "halving"
-            staged.name_as(names.CHAMPION, first)
-            time.sleep(AWAY_S)
-            staged.name_as(names.CHAMPION, version)
         staged.await_champion(version, 30)
-        report(f"MLflow {mood}", traffic.stop()).check()
+        ledger = report(f"MLflow {', then '.join(moods)}", traffic.stop()).check()
+    assert not staged.standing()["refused"]
+    assert ledger.p99_s < SOON_S
 
 
 @pytest.mark.parametrize(
@@ -319,21 +326,102 @@ def test_a_cold_start_without_mlflow_serves_from_the_cache(staged: Stage, mood: 
     staged.await_standing(lambda one: not one["is_from_cache"], 20)
 
 
-def test_a_full_disk_refuses_a_version_and_the_next_one_is_served(staged: Stage) -> None:
-    """The reason is shown; with room again, all goes on by itself."""
+def test_a_version_that_a_full_disk_has_refused_is_served_once_there_is_room(staged: Stage) -> None:
+    """The reason is shown meanwhile; nobody has to do anything."""
     first = staged.standing()["champion"]
-    too_much, later = staged.add(Line(1.6, PAUSE_S)), staged.add(Line(1.7, PAUSE_S))
+    version = staged.add(Line(1.6, PAUSE_S))
     (controller,) = staged.service.replicas("RolloutController")
     with staged.traffic() as traffic:
         before = resource.prlimit(controller["pid"], resource.RLIMIT_FSIZE)
         resource.prlimit(controller["pid"], resource.RLIMIT_FSIZE, (100, before[1]))
         try:
-            staged.name_as(names.CHAMPION, too_much)
-            standing = staged.await_standing(lambda one: too_much in one["refused"], 40)
+            staged.name_as(names.CHAMPION, version)
+            standing = staged.await_standing(lambda one: version in one["refused"], 40)
             assert standing["champion"] == first
-            assert "File too large" in standing["refused"][too_much]
+            assert "File too large" in standing["refused"][version]
         finally:
             resource.prlimit(controller["pid"], resource.RLIMIT_FSIZE, before)
-        staged.name_as(names.CHAMPION, later)
-        staged.await_champion(later, 30)
+        staged.await_champion(version, 30)
         report("the controller without disk", traffic.stop()).check()
+    assert not staged.standing()["refused"]
+
+
+def test_copies_that_a_crash_has_cut_off_or_damaged_are_fetched_again(staged: Stage) -> None:
+    """By a controller that is killed in mid-fetch, and later, before a worker is killed."""
+    cache = staged.service.root / "var" / "cache"
+    version = staged.add(Line(1.8, PAUSE_S))
+    with staged.traffic() as traffic:
+        staged.relay.turn("stalling")
+        staged.name_as(names.CHAMPION, version)
+        running.wait_for(lambda: any(cache.glob("incoming-*/model/*")), 20)
+        (controller,) = staged.service.replicas("RolloutController")
+        psutil.Process(controller["pid"]).kill()
+        assert any(cache.glob("incoming-*"))
+        staged.relay.turn("well")
+        staged.await_champion(version, 40)
+        digest = staged.service.get("/model").json()["digest"]
+        file = cache / "files" / digest / names.MODEL_FILE
+        whole = file.read_bytes()
+        os.truncate(file, len(whole) // 2)
+        worker = staged.service.replicas("ModelWorker")[0]
+        psutil.Process(worker["pid"]).kill()
+        running.wait_for(lambda: file.is_file() and file.read_bytes() == whole, RESTARTED_S)
+        running.wait_for(lambda: len(staged.service.replicas("ModelWorker")) >= 2, RESTARTED_S)
+        report("a copy cut off, and one cut", traffic.stop()).check()
+    assert worker["pid"] not in [one["pid"] for one in staged.service.replicas("ModelWorker")]
+
+
+@contextmanager
+def small_disk(directory: Path) -> Iterator[None]:
+    """Mount a disk of 2 MB inside the `with` block."""
+    directory.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs", directory],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk can't be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+@pytest.mark.system
+@pytest.mark.timeout(600)
+def test_a_disk_that_is_really_full_costs_nothing(
+    tmp_path: Path, mlflow_server: str, free_port: Callable[[], int]
+) -> None:
+    """No copy can be kept; a worker that is killed starts from the one it has."""
+    disk = tmp_path / "disk"
+    with (
+        small_disk(disk),
+        mlflow_relay.relay(mlflow_server) as relay,
+        stage.stage(
+            tmp_path / "project",
+            running.environ(free_port, MODEL_CACHE_DIR=str(disk)),
+            mlflow_server,
+            relay,
+            "small-disk",
+            Line(1.0, PAUSE_S),
+            stage.with_rollouts(),
+        ) as small,
+    ):
+        first = small.standing()["champion"]
+        version = small.add(Line(1.5, PAUSE_S))
+        with small.traffic() as traffic:
+            filling = disk / "filling"
+            with suppress(OSError), filling.open("wb", buffering=0) as file:
+                while file.write(bytes(1024)):
+                    pass
+            small.name_as(names.CHAMPION, version)
+            standing = small.await_standing(lambda one: version in one["refused"], 40)
+            assert standing["champion"] == first
+            assert "No space left on device" in standing["refused"][version]
+            psutil.Process(small.service.replicas("ModelWorker")[0]["pid"]).kill()
+            running.wait_for(lambda: len(small.service.replicas("ModelWorker")) >= 2, RESTARTED_S)
+            filling.unlink()
+            small.await_champion(version, 30)
+            report("a full disk", traffic.stop()).check()

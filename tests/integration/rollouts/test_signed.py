@@ -16,6 +16,13 @@ from tests.signed_models import Damage
 from tests.stage import Stage
 
 REFUSED_S = 20.0
+REFUSED_BY_LOADER = {
+    "pickle": "skops",
+    "pickle as skops": "skops",
+    "code": "code of its own",
+    "loader": "loader",
+}
+NOT_AS_SIGNED = "its files are not those that were signed: '"
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "a bit flipped": (signed_models.flip_a_bit, "'model.skops' was changed"),
@@ -67,7 +74,7 @@ def test_nothing_of_what_was_not_signed_is_served_or_run(
     """The old version goes on, the reason is shown and on record; a signed one is followed."""
     marker = tmp_path / "ran"
     plants = signed_models.plants(marker)
-    damages = {**DAMAGES, **{name: (damage, "'") for name, damage in plants.items()}}
+    damages = {**DAMAGES, **{name: (damage, NOT_AS_SIGNED) for name, damage in plants.items()}}
     first = signed_stage.standing()["champion"]
     with signed_stage.traffic() as traffic:
         for name, (damage, reason) in damages.items():
@@ -82,4 +89,24 @@ def test_nothing_of_what_was_not_signed_is_served_or_run(
         signed_stage.await_champion(good)
         ledger = traffic.stop().check()
     assert {key.split()[0] for key in ledger.right} == {first, good}
+    assert not marker.exists()
+
+
+@pytest.mark.system
+@pytest.mark.timeout(400)
+def test_nothing_that_was_planted_runs_where_no_keys_are_set_either(
+    staged: Stage, tmp_path: Path
+) -> None:
+    """Then the loader is what refuses it."""
+    marker = tmp_path / "ran"
+    first = staged.standing()["champion"]
+    with staged.traffic() as traffic:
+        for name, plant in signed_models.plants(marker).items():
+            version = staged.add(Line(2.0), plant)
+            staged.name_as(names.CHAMPION, version)
+            standing = staged.await_standing(partial(is_refused, version), REFUSED_S)
+            assert standing["champion"] == first, name
+            assert REFUSED_BY_LOADER[name] in standing["refused"][version]
+        ledger = traffic.stop().check()
+    assert set(ledger.right) == {f"{first} champion"}
     assert not marker.exists()

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from contract import names
-from contract.standing import Promotion, Registered, Standing, moves, standing
+from contract.standing import Promotion, Registered, Standing, moves, standing, started_moves
 
 ON = {names.TAG_ROLLOUTS: names.ON}
 ABORTED = {names.TAG_ROLLOUT_OUTCOME: names.ABORTED}
@@ -64,7 +64,10 @@ def test_standing_of_version_2(
     assert standing("2", tags, Registered(aliases, model_tags)) == expected
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"challenger": null}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "{}", '{"challenger": null}', '{"challenger": [2]}', "[" * 4_900],
+)
 def test_state_of_a_rollout_that_says_nothing_names_no_challenger(text: str) -> None:
     """It is empty when none is under way; what others wrote there is passed over."""
     registered = Registered({names.CHAMPION: "1"}, {**ON, names.TAG_ROLLOUT_STATE: text})
@@ -92,3 +95,35 @@ def test_moves_are_told_oldest_first() -> None:
     """By their numbers, whatever the order of the tags."""
     tags = {**moved("3", number=12), **moved("2", number=9), "other": "tag"}
     assert [move.number for move in moves(tags)] == [9, 12]
+
+
+RECORD = json.loads(moved("2")[f"{names.TAG_PROMOTION}.000001"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "{}",
+        "[]",
+        "null",
+        "[" * 4_900,
+        "\ud800",
+        json.dumps({**RECORD, "number": "1"}),
+        json.dumps({**RECORD, "number": 1.5}),
+        json.dumps({**RECORD, "number": -1}),
+        json.dumps({**RECORD, "number": 10**220}),
+        json.dumps({**RECORD, "from_version": "../1"}),
+        json.dumps({**RECORD, "to_version": 2}),
+        json.dumps({**RECORD, "reason": "\ud800"}),
+        json.dumps({**RECORD, "state": "odd"}),
+        json.dumps({**RECORD, "is_rollback": "no"}),
+    ],
+)
+def test_a_tag_that_records_no_move_is_passed_over(text: str) -> None:
+    """Whoever wrote it: no promotion and no rollback fails by it."""
+    tags = {f"{names.TAG_PROMOTION}.000000": text, **moved("2", "started", number=9)}
+    assert [move.number for move in moves(tags)] == [9]
+    assert [move.number for move in started_moves("2", tags)] == [9]
+    assert standing("2", tags, Registered({names.CHAMPION: "2"}, {})) == "unfinished"

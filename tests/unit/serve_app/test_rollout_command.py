@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
+import requests
 
 from serve_app.__main__ import main
 from serve_app.description import rollout_of
@@ -80,3 +82,32 @@ def test_nobody_there_is_exit_code_4(capsys: pytest.CaptureFixture[str]) -> None
     """With the way out."""
     assert main(["rollout", "status", "--url", "http://127.0.0.1:9"]) == 4
     assert "name it with --url or ENDEAVOUR_URL" in capsys.readouterr().err
+
+
+HOSTILE = "a\x1b[2J\nb\x9bc"
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, status_code: int, content: object) -> None:
+    """Let a service answer so."""
+    answer = requests.Response()
+    answer.status_code = status_code
+    answer._content = json.dumps(content, ensure_ascii=False).encode()
+    monkeypatch.setattr(requests, "request", lambda *args, **kwargs: answer)
+
+
+def test_what_models_say_of_themselves_does_nothing_to_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In any form, and all of it can be read."""
+    status = {**STATUS_UNKNOWN, "refused": {"3": HOSTILE}}
+    standing = rollout_of(Published(Table(5, model_of("1")), status=status))
+    answering(monkeypatch, 200, standing)
+    assert main(["rollout", "status"]) == 0
+    assert "refused: version 3: a?[2J b?c\n" in capsys.readouterr().out
+    assert main(["rollout", "status", "--json"]) == 0
+    said = capsys.readouterr().out
+    assert json.loads(said) == standing
+    assert said.strip().isprintable()
+    answering(monkeypatch, 503, {"detail": HOSTILE})
+    assert main(["rollout", "status"]) == 1
+    assert "a?[2J b?c" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """A worker's versions are loaded each by itself, beside everything else."""
 
 import asyncio
+import errno
 import threading
 from pathlib import Path
 
@@ -123,13 +124,18 @@ def test_a_version_that_takes_long_holds_up_no_other(model: Model) -> None:
     asyncio.run(scenario())
 
 
-def test_what_mlflow_did_not_give_is_tried_again(model: Model) -> None:
+@pytest.mark.parametrize(
+    "error", [MlflowUnreachableError("refused"), OSError(errno.EMFILE, "Too many open files")]
+)
+def test_what_mlflow_or_the_node_did_not_give_is_tried_again(
+    model: Model, error: Exception
+) -> None:
     """That is no fault of the version; and nobody is told, or all would be asked at once."""
-    answers: list[Model | MlflowUnreachableError] = [MlflowUnreachableError("refused"), model]
+    answers: list[Model | Exception] = [error, model]
 
     def load(_: ServedVersion) -> Model:
         answer = answers.pop(0)
-        if isinstance(answer, MlflowUnreachableError):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
@@ -138,8 +144,10 @@ def test_what_mlflow_did_not_give_is_tried_again(model: Model) -> None:
         shelf = Shelf(load, changed=changed.set)
         await obeyed(shelf, orders("1"))
         assert (shelf.held, shelf.failed, changed.is_set()) == ({}, {}, False)
+        assert shelf.delayed == {"1": str(error)}
         await obeyed(shelf, orders("1"))
         assert list(shelf.held) == ["1"]
+        assert shelf.delayed == {}
         assert changed.is_set()
 
     asyncio.run(scenario())

@@ -7,9 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from serve_app.calls import coalescer as coalescer_module
+from serve_app.calls import wire
 from serve_app.calls.coalescer import PATIENCE_S, QUICK_S, Coalescer
-from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedError
+from serve_app.errors import (
+    BodyTooLargeError,
+    DeadlineExceededError,
+    NotReadyError,
+    OverloadedError,
+)
 from serve_app.models.predictions import Predictions
 from serve_app.records.rows import Rows
 
@@ -450,5 +459,144 @@ def test_a_large_request_is_not_kept_out_by_small_ones(row_s: float) -> None:
         await asked.predict(rows(*range(60)))
         is_done = True
         assert min(await asyncio.gather(*small)) > 0
+
+    run(scenario())
+
+
+def texts(*values: str) -> Rows:
+    """Rows of a column of text, and one of numbers."""
+    found = np.zeros(len(values), dtype=[("city", "O"), ("bmi", "f8")])
+    found["city"] = values
+    return found
+
+
+class Reader:
+    """Answers with each row's text, while its gate is open."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.most_frame_bytes = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self, rows: Rows, sizes: tuple[int, ...]) -> Predictions:
+        """Answer one call."""
+        self.calls.append(rows["city"].tolist())
+        self.most_frame_bytes = max(self.most_frame_bytes, sum(map(len, wire.frame({}, rows))))
+        await self.gate.wait()
+        return Predictions(rows["city"].astype(str), model_s=1.0)
+
+
+def test_a_call_has_no_more_text_than_it_may() -> None:
+    """Each character counts as six bytes: three requests of ten fit into 200."""
+
+    async def scenario() -> None:
+        reader = Reader()
+        asked = coalescer(reader, max_text_bytes_per_call=200)
+        values = [str(n) * 10 for n in range(8)]
+        found = await asyncio.gather(*(asked.predict(texts(value)) for value in values))
+        assert [one.values.tolist() for one in found] == [[value] for value in values]
+        assert [len(call) for call in reader.calls] == [3, 3, 2]
+        assert not asked._text_bytes
+
+    run(scenario())
+
+
+def test_a_request_of_much_text_is_cut_and_joined_in_order() -> None:
+    """Into parts of half a call's text; what can't be cut goes by itself."""
+
+    async def scenario() -> None:
+        reader = Reader()
+        asked = coalescer(reader, max_text_bytes_per_call=120, max_calls_under_way=lambda: 1)
+        values = ["a" * 5, "b" * 5, "c" * 50, "", "d" * 5, "e" * 6, "f"]
+        found = await asked.predict(texts(*values))
+        assert found.values.tolist() == values
+        assert reader.calls == [values[:2], values[2:3], values[3:5] + values[5:]]
+        assert asked.queued_rows == 0
+        assert not asked._text_bytes
+
+    run(scenario())
+
+
+def test_neither_much_text_nor_little_is_kept_out_by_the_other() -> None:
+    """Each call has both, though neither leaves room for more of itself."""
+
+    async def scenario() -> None:
+        reader = Reader()
+        reader.gate.clear()
+        asked = coalescer(reader, max_text_bytes_per_call=120, max_calls_under_way=lambda: 1)
+        first = asyncio.create_task(asked.predict(texts("")))
+        await settle()
+        large = [asyncio.create_task(asked.predict(texts("x" * 20))) for _ in range(3)]
+        small = [asyncio.create_task(asked.predict(texts("y" * 10))) for _ in range(3)]
+        await settle()
+        reader.gate.set()
+        await asyncio.gather(first, *large, *small)
+        assert reader.calls[1:] == [["y" * 10, "x" * 20]] * 3
+
+    run(scenario())
+
+
+def test_whoever_no_longer_waits_takes_no_text_along() -> None:
+    """What is left has the room."""
+
+    async def scenario() -> None:
+        reader = Reader()
+        reader.gate.clear()
+        asked = coalescer(reader, max_text_bytes_per_call=120, max_calls_under_way=lambda: 1)
+        first = asyncio.create_task(asked.predict(texts("")))
+        await settle()
+        waiting = [asyncio.create_task(asked.predict(texts(one * 10))) for one in "abc"]
+        await settle()
+        waiting[0].cancel()
+        await settle()
+        reader.gate.set()
+        await asyncio.gather(first, *waiting[1:])
+        assert reader.calls[1:] == [["b" * 10, "c" * 10]]
+        assert not asked._text_bytes
+
+    run(scenario())
+
+
+def test_a_record_of_too_much_text_is_refused_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it waits beside others."""
+    monkeypatch.setattr(coalescer_module, "MAX_TEXT_BYTES_A_ROW", 120)
+
+    async def scenario() -> None:
+        reader = Reader()
+        asked = coalescer(reader)
+        other = asyncio.create_task(asked.predict(texts("x" * 20)))
+        with pytest.raises(BodyTooLargeError, match=r"126 bytes.* at most 120"):
+            await asked.predict(texts("y", "x" * 21))
+        assert (await other).values.tolist() == ["x" * 20]
+        assert reader.calls == [["x" * 20]]
+        assert asked.queued_rows == 0
+
+    run(scenario())
+
+
+def test_the_most_that_a_call_may_have_fits_into_a_frame() -> None:
+    """A row that can't be cut, half a call of others, and 2 MiB of numbers."""
+    text = coalescer_module.MAX_TEXT_BYTES_A_ROW + coalescer_module.MAX_TEXT_BYTES // 2
+    assert text + 4 * 2**20 < wire.MAX_FRAME_BYTES
+
+
+@given(
+    st.lists(
+        st.lists(st.text(max_size=30) | st.just("\0" * 30), min_size=1, max_size=8), max_size=9
+    )
+)
+@settings(deadline=None, max_examples=50)
+def test_whatever_the_texts_are_their_calls_fit_into_a_frame(requests: list[list[str]]) -> None:
+    """A row has up to 180 bytes, half of a call 150; and everybody gets an answer."""
+
+    async def scenario() -> None:
+        reader = Reader()
+        asked = coalescer(reader, max_text_bytes_per_call=300)
+        found = await asyncio.gather(*(asked.predict(texts(*one)) for one in requests))
+        expected = [texts(*one)["city"].astype(str).tolist() for one in requests]
+        assert [one.values.tolist() for one in found] == expected
+        rows = max(map(len, reader.calls), default=0)
+        assert reader.most_frame_bytes <= 150 + 180 + 150 + 11 * rows
 
     run(scenario())

@@ -20,6 +20,7 @@ from serve_app.calls.lines import (
     Lines,
 )
 from serve_app.calls.server import Answer, Server
+from serve_app.errors import BodyTooLargeError
 from serve_app.models.predictions import Predictions
 from serve_app.records.rows import Rows
 
@@ -161,6 +162,43 @@ def test_an_answer_that_does_not_fit_a_frame_fails_its_call_alone() -> None:
                     await line.call(-ROWS, (2,), ASK)
                 assert (await line.call(ROWS, (2,), ASK)).values.tolist() == [1.0, 2.0]
                 assert not server.is_busy
+
+    asyncio.run(scenario())
+
+
+def test_rows_that_no_frame_holds_fail_their_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of them is sent, and the calls under way are answered."""
+    monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 1000)
+
+    async def scenario() -> None:
+        gate = Gate()
+        async with connected(gate.answer) as (_, line):
+            other = asyncio.create_task(line.call(ROWS, (2,), ASK))
+            await gate.started.wait()
+            with pytest.raises(BodyTooLargeError, match="send fewer at once"):
+                await line.call(np.zeros((200, 1)), (200,), ASK)
+            assert line.pending_rows == len(ROWS)
+            gate.may_go.set()
+            assert (await other).values.tolist() == [1.0, 2.0]
+            assert (await line.call(ROWS, (2,), ASK)).values.tolist() == [1.0, 2.0]
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_no_frame_holds_fails_its_call_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The line goes on."""
+    monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 1000)
+
+    def wide(rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+        return Predictions(np.zeros((len(rows), 1 + 200 * (rows[0, 0] < 0))))
+
+    async def scenario() -> None:
+        async with connected(wide) as (_, line):
+            with pytest.raises(CallFailedError, match="FrameTooLargeError"):
+                await line.call(-ROWS, (2,), ASK)
+            assert (await line.call(ROWS, (2,), ASK)).values.tolist() == [[0.0], [0.0]]
 
     asyncio.run(scenario())
 

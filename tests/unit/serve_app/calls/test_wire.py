@@ -4,13 +4,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
 from serve_app.calls import wire
-from serve_app.calls.wire import Frames, MalformedFrameError
+from serve_app.calls.wire import Frames, FrameTooLargeError, MalformedFrameError
 
 MATRICES = np_st.arrays(
     np_st.floating_dtypes(sizes=64) | np_st.integer_dtypes(sizes=64) | np_st.boolean_dtypes(),
@@ -91,3 +92,54 @@ def test_a_frame_over_the_limit_is_refused_before_it_has_arrived() -> None:
     """By its announced length."""
     with pytest.raises(MalformedFrameError, match="at most 100"):
         list(Frames(max_bytes=100).feed(bytes_of({}, np.zeros(20))[:8]))
+
+
+def texts(*values: str) -> npt.NDArray[Any]:
+    """Rows of a column of text, and one of numbers."""
+    rows = np.zeros(len(values), dtype=[("city", "O"), ("bmi", "f8")])
+    rows["city"] = values
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("array", "more"),
+    [
+        (np.zeros(100), np.zeros(101)),
+        (np.array(["x" * 200]), np.array(["x" * 202])),
+        (texts("x" * 500), texts("x" * 501)),
+        (texts("x" * 250, "\0" * 40), texts("x" * 250, "\0" * 41)),
+        (np.array(["x" * 500], dtype=object), np.array(["x" * 501], dtype=object)),
+    ],
+)
+def test_a_frame_that_would_be_refused_is_not_made(
+    array: npt.NDArray[Any], more: npt.NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest one that is made is read."""
+    most = len(bytes_of({"id": 7}, array))
+    monkeypatch.setattr(wire, "MAX_FRAME_BYTES", most)
+    ((head, payload),) = Frames(max_bytes=most).feed(bytes_of({"id": 7}, array))
+    np.testing.assert_array_equal(wire.array_of(head, payload), array)
+    with pytest.raises(FrameTooLargeError, match=f"at most {most}"):
+        wire.frame({"id": 7}, more)
+
+
+def test_text_that_fits_no_frame_never_becomes_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows may share one long text, of which each would get a copy."""
+
+    def never(head: Any) -> bytes:
+        raise AssertionError
+
+    rows = texts(*["x" * 2**20] * 300)
+    monkeypatch.setattr(orjson, "dumps", never)
+    with pytest.raises(FrameTooLargeError):
+        wire.frame({}, rows)
+
+
+@given(st.text())
+def test_a_character_takes_no_more_bytes_than_that(text: str) -> None:
+    """Escaped or not."""
+    rows = texts(text, "", text)
+    lengths = wire.text_lengths(rows)
+    assert lengths.tolist() == [len(text), 0, len(text)]
+    written, bare = (len(bytes_of({}, one)) for one in (rows, texts("", "", "")))
+    assert written - bare <= wire.MOST_BYTES_A_CHARACTER * lengths.sum()

@@ -18,6 +18,7 @@ from serve_app.errors import DeadlineExceededError, NotReadyError, OverloadedErr
 from serve_app.models.predictions import UNANSWERED, Predictions
 
 ROWS = np.ones((1, 1))
+CALLS = 1000
 
 
 class Response:
@@ -232,15 +233,18 @@ def test_a_record_that_hangs_a_worker_is_not_waited_for_again(
         asyncio.run(Workers(Handle(), lines).predict(rows[1:2], (1,), Ask("7")))
 
 
-def test_calls_are_not_made_again_without_end() -> None:
-    """When every worker is lost, few of them are."""
+@pytest.mark.parametrize("requests", [1, 32])
+def test_calls_are_not_made_again_without_end(requests: int) -> None:
+    """When every worker is lost, few of them are, however many requests share one."""
     lines = Workplace(workers=10**6, deadly=1.0)
 
     async def scenario() -> None:
         workers = Workers(Handle(), lines)
-        for _ in range(200):
+        for _ in range(CALLS):
             with pytest.raises(NotReadyError):
-                await workers.predict(ROWS, (1,), Ask("7"))
+                await workers.predict(np.ones((requests, 1)), (1,) * requests, Ask("7"))
 
     asyncio.run(scenario())
-    assert 200 + RESERVE <= len(lines.asked) <= 200 * (1 + SHARE) + RESERVE + 2
+    again = len(lines.asked) - CALLS
+    most = RESERVE + SHARE * CALLS * requests
+    assert most - 2 * requests <= again <= most

@@ -78,6 +78,8 @@ class FakeMlflow:
     promotions: list[tuple[str, str, str]] = field(default_factory=list)
     unresolved: dict[str, Exception] = field(default_factory=dict)
     """What resolving these versions raises."""
+    resolved: int = 0
+    """How often a version was asked for."""
     failing: tuple[str, ...] = ()
     """The methods that fail as if MLflow were down."""
     gate: threading.Event | None = None
@@ -95,6 +97,7 @@ class FakeMlflow:
     def resolve(self, version: str) -> tuple[ServedVersion, Path]:
         """Return a version and where its copy is."""
         self._answer("resolve")
+        self.resolved += 1
         if error := self.unresolved.get(version):
             raise error
         return version_of(version), Path(version)
@@ -208,9 +211,11 @@ class Stage:
         held: frozenset[str] = ALL,
         failed: dict[str, str] | None = None,
         overdue: frozenset[str] = frozenset(),
+        delayed: dict[str, str] | None = None,
     ) -> None:
         """Let a worker say what it holds."""
-        self._reports[worker] = Report((worker, 1, "secret"), held, failed or {}, overdue)
+        address = (worker, 1, "secret")
+        self._reports[worker] = Report(address, held, failed or {}, overdue, delayed or {})
         self.conductor.report(worker, self._reports[worker])
 
     def go_on(self, seconds: float) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from contract import names
 from contract.tracking import MlflowUnreachableError
-from serve_app.control.conductor import FETCHES, LOAD_TIMEOUT_S
-from serve_app.model_errors import UnservableModelError
+from serve_app.control.conductor import LOAD_TIMEOUT_S
+from serve_app.control.refusals import AGAIN_S, FETCHES, LONGEST_S
+from serve_app.model_errors import NotNowError, UnservableModelError
 from serve_app.rollouts.policy import Policy
 from tests.unit.serve_app.control.stage import ALL, POLICY, Stage, model_of
 
@@ -182,6 +183,50 @@ def test_a_version_that_cannot_be_served_gets_no_traffic(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("alias", [names.CHAMPION, names.CHALLENGER])
+def test_an_error_that_nobody_thought_of_refuses_the_version(
+    alias: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else each look at the aliases would end by it; the log has where it was raised."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.mlflow.unresolved["2"] = RecursionError("too deep")
+        stage.mlflow.aliases[alias] = "2"
+        for _ in range(3):
+            await stage.conductor.poll()
+        assert stage.mlflow.resolved == 1
+        assert stage.mlflow.tags("2")[names.TAG_REFUSED] == "RecursionError: too deep"
+        stage.mlflow.aliases = {names.CHAMPION: "3"}
+        await stage.conductor.poll()
+        assert stage.serving() == ("3", None, 0.0)
+
+    asyncio.run(scenario())
+    assert "Traceback" in caplog.text
+    assert "in resolve" in caplog.text
+
+
+def test_what_a_model_says_of_itself_is_shown_in_one_short_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In the status, the tag and the log: a terminal would obey control characters."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.faults["2"] = "a\x1b[2J\r\nb\x9b\u202ec\ud800\U000e0041é" + 10_000 * "d"
+        stage.mlflow.aliases[names.CHAMPION] = "2"
+        for _ in range(2):
+            await stage.conductor.poll()
+        reason = stage.status["refused"]["2"]
+        assert reason.startswith("a?[2J  b??c??éddd")
+        assert len(reason) == names.LONGEST_TAG
+        assert stage.mlflow.tags("2")[names.TAG_REFUSED] == reason
+
+    asyncio.run(scenario())
+    assert "a?[2J  b??c??é" in caplog.text
+    assert "\x1b" not in caplog.text
+
+
 def test_a_version_that_is_not_loaded_in_time_is_refused() -> None:
     """A worker that hangs in it must not hold up everything else for ever."""
 
@@ -293,6 +338,81 @@ def test_fetches_in_vain_count_in_a_row() -> None:
             stage.mlflow.unresolved["2"] = MlflowUnreachableError("503")
             await stage.conductor.poll()
         stage.mlflow.unresolved.clear()
+        await stage.conductor.poll()
+        assert stage.serving() == ("2", None, 0.0)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("alias", [names.CHAMPION, names.CHALLENGER])
+def test_what_a_full_disk_had_refused_is_served_once_there_is_room(alias: str) -> None:
+    """Nobody has to name it again; until then it is looked at every now and then."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.mlflow.unresolved["2"] = NotNowError("no space left on device")
+        stage.mlflow.aliases[alias] = "2"
+        for _ in range(3):
+            await stage.conductor.poll()
+        assert stage.status["refused"] == {"2": "no space left on device"}
+        assert stage.mlflow.aliases[alias] == "2"
+        assert [write.value for write in stage.mlflow.writes] == ["no space left on device"]
+        stage.mlflow.unresolved.clear()
+        await stage.conductor.poll()
+        assert stage.serving() == ("1", None, 0.0)
+        stage.go_on(AGAIN_S)
+        for _ in range(2):
+            await stage.conductor.poll()
+        assert "2" in stage.serving()
+        assert stage.status["refused"] == {}
+        assert stage.mlflow.tags("2")[names.TAG_REFUSED] == ""
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_is_short_of_something_refuses_no_version_for_good() -> None:
+    """Its node may have room again."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.report("b", frozenset("1"), delayed={"2": "too many open files"})
+        stage.mlflow.aliases[names.CHAMPION] = "2"
+        poll = asyncio.create_task(stage.conductor.poll())
+        await is_ordered(stage, "2")
+        stage.clock.go_on(LOAD_TIMEOUT_S + 1)
+        await poll
+        assert "a worker can't load it now: too many open" in stage.status["refused"]["2"]
+        stage.report("b")
+        stage.go_on(AGAIN_S)
+        for _ in range(2):
+            await stage.conductor.poll()
+        assert stage.serving() == ("2", None, 0.0)
+
+    asyncio.run(scenario())
+
+
+def test_a_version_whose_files_could_not_be_fetched_is_tried_again() -> None:
+    """Where they lie may answer again; ever more rarely, and the reason is written once."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.mlflow.unresolved["2"] = MlflowUnreachableError("503 of the artifact store")
+        stage.mlflow.aliases[names.CHAMPION] = "2"
+        waits_s = []
+        for _ in range(FETCHES):
+            await stage.conductor.poll()
+        for _ in range(8):
+            tried, waited_s = stage.mlflow.resolved, 0.0
+            while stage.mlflow.resolved == tried:
+                stage.go_on(AGAIN_S)
+                waited_s += AGAIN_S
+                await stage.conductor.poll()
+            waits_s.append(waited_s)
+        assert waits_s == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, LONGEST_S, LONGEST_S]
+        assert stage.status["refused"] == {"2": "503 of the artifact store"}
+        assert len(stage.mlflow.writes) == 1
+        stage.mlflow.unresolved.clear()
+        stage.go_on(LONGEST_S)
         await stage.conductor.poll()
         assert stage.serving() == ("2", None, 0.0)
 

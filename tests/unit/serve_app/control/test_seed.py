@@ -1,5 +1,6 @@
 """A start begins with the champion, and with what was decided before and isn't on record."""
 
+import errno
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from contract import names
 from contract.tracking import MlflowUnreachableError
 from serve_app.control import memory
 from serve_app.control.seed import seed
-from serve_app.models import model_files
+from serve_app.model_errors import ModelError, UnservableModelError
+from serve_app.models import model_files, registry
 from serve_app.models.served import ServedVersion, describe
 from serve_app.routing import Table, Write
 from serve_app.settings import Settings
@@ -57,3 +59,64 @@ def test_without_mlflow_a_start_serves_what_was_served_last(directory: Path) -> 
     assert asdict(table.champion.version) == asdict(last.champion.version)
     assert table.epoch > last.epoch
     assert (table.unrecorded, table.is_from_cache) == (ABORTED, True)
+
+
+def test_a_full_disk_serves_what_was_served_last(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new champion can't be kept; the copy of the last one is there."""
+
+    def resolve(_: Settings) -> ServedVersion:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(registry, "resolve", resolve)
+    settings = Settings(cache_dir=directory.parent / "cache")
+    with pytest.raises(OSError, match="No space left"):
+        seed(settings)
+    memory.remember(settings, last_of(directory))
+    table = seed(settings)
+    assert (table.champion.version.version, table.is_from_cache) == ("5", True)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RecursionError("too deep"), "RecursionError: too deep"),
+        (UnservableModelError("a\x1b[2J"), "a?[2J"),
+    ],
+)
+def test_whatever_the_champion_holds_what_was_served_last_is_served(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    says: str,
+) -> None:
+    """The log says why; a start that has nothing else to serve fails with the reason."""
+
+    def resolve(_: Settings) -> ServedVersion:
+        raise error
+
+    monkeypatch.setattr(registry, "resolve", resolve)
+    settings = Settings(cache_dir=directory.parent / "cache")
+    with pytest.raises(UnservableModelError):
+        seed(settings)
+    memory.remember(settings, last_of(directory))
+    table = seed(settings)
+    assert (table.champion.version.version, table.is_from_cache) == ("5", True)
+    assert f"{says}; version 5, which was served last, is served" in caplog.messages
+
+
+def test_a_fault_of_the_settings_is_none_of_the_champions(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Public keys that can't be read say nothing good of what was served last."""
+
+    def resolve(_: Settings) -> ServedVersion:
+        raise ModelError("no keys")
+
+    monkeypatch.setattr(registry, "resolve", resolve)
+    settings = Settings(cache_dir=directory.parent / "cache")
+    memory.remember(settings, last_of(directory))
+    with pytest.raises(ModelError, match="no keys"):
+        seed(settings)

@@ -1,5 +1,6 @@
 """What stands in front of Serve: headers made safe, predictions answered at once."""
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -7,7 +8,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.testclient import TestClient
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import PROBLEM
 from serve_app.http.answers import REQUEST_ID
@@ -112,3 +113,41 @@ def test_one_of_several_ids_that_cannot_be_echoed_is_enough(front: TestClient) -
 def test_outside_of_a_replica_everything_goes_to_serve() -> None:
     """Serve's proxy has no application in it."""
     assert Replica().endpoint({"type": "http", "method": "POST", "path": "/stream"}) is None
+
+
+async def tell_body(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the request's body."""
+    await PlainTextResponse(await Request(scope, receive).body())(scope, receive, send)
+
+
+def test_the_body_of_a_get_is_not_kept() -> None:
+    """Serve would hold all that is sent, though no route of ours reads it."""
+    client = TestClient(Front(tell_body, Here()))
+    assert client.request("GET", "/health", content=b"a" * 10_000).content == b""
+    assert client.request("POST", "/feedback", content=b"a" * 10_000).content == b"a" * 10_000
+
+
+def test_what_comes_after_the_body_of_a_get_is_passed_on() -> None:
+    """Whoever waits for the client to go away hears of it."""
+    coming: list[Message] = [
+        {"type": "http.request", "body": b"a", "more_body": True},
+        {"type": "http.request", "body": b"b", "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+    seen: list[Message] = []
+
+    async def receive() -> Message:
+        return coming.pop(0)
+
+    async def listen(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.extend([await receive(), await receive()])
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/health", "headers": []}
+    asyncio.run(Front(listen, Here())(scope, receive, send))
+    assert seen == [
+        {"type": "http.request", "body": b"", "more_body": False},
+        {"type": "http.disconnect"},
+    ]

@@ -74,13 +74,24 @@ def test_one_bad_record_is_found_in_few_calls(sizes: tuple[int, ...], bad: int) 
 
 @pytest.mark.parametrize("sizes", [(4096,), (1,) * 4096, (96, *(40,) * 100)])
 def test_the_worst_case_is_bounded_in_calls_and_rows(sizes: tuple[int, ...]) -> None:
-    """An estimator that always raises is asked 257 times, for each row 9 times at most."""
+    """An estimator that always raises is asked 257 times and once a request, for each row 10 times
+    at most."""
     counted = Counted()
     found, faults = blame.predict(counted, -1 - good(4096), sizes)
     assert not found
     assert set(faults) == set(range(4096))
-    assert counted.calls <= 1 + MAX_EXTRA_CALLS
-    assert counted.rows <= 9 * 4096
+    assert counted.calls <= 1 + MAX_EXTRA_CALLS + len(sizes)
+    assert counted.rows <= 10 * 4096
+
+
+def test_no_request_fails_with_another_however_many_are_at_fault() -> None:
+    """Every second one; there are not enough calls to halve them all."""
+    rows = good(1000)
+    rows[::2] = -1
+    found, faults = blame.predict(Counted(), rows, (1,) * 1000)
+    assert set(faults) == set(range(0, 1000, 2))
+    assert answered(found) == {at: 2.0 * at for at in range(1, 1000, 2)}
+    assert set(faults.values()) == {"the model raised ValueError for this record"}
 
 
 def test_what_cannot_be_told_apart_fails_with_its_block_and_says_so() -> None:

@@ -5,7 +5,10 @@ import os
 import shutil
 import time
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,8 @@ import pandas as pd
 import pytest
 import skops.io
 import yaml
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry.model_version_tag import ModelVersionTag
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
 from sklearn.compose import make_column_transformer
@@ -21,7 +26,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
-from contract import names
+from contract import names, tracking
 from contract.tracking import MlflowUnreachableError
 from serve_app.model_errors import ModelError, NoSuchModelError, UnservableModelError
 from serve_app.models import model_check, model_files, registry
@@ -30,6 +35,8 @@ from serve_app.models.model_cache import STALE_S, ModelCache
 from serve_app.records.signature import Column, Signature
 from serve_app.settings import Settings
 from tests import models
+from tests.unit.serve_app.models import stores
+from tests.unit.serve_app.models.stores import Store
 
 ROWS = np.random.default_rng(0).normal(size=(10, 2))
 
@@ -245,10 +252,7 @@ def test_what_a_crash_left_half_written_is_swept_away(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once it is old: what is young may be another process's work."""
-    monkeypatch.setattr(
-        "mlflow.artifacts.download_artifacts",
-        lambda artifact_uri, dst_path: shutil.copytree(directory, Path(dst_path) / "fetched"),
-    )
+    stores.use(monkeypatch, Store(directory))
     folder = tmp_path / "cache"
     cache = ModelCache(folder)
     old, young = folder / "incoming-old", folder / "incoming-young"
@@ -259,6 +263,79 @@ def test_what_a_crash_left_half_written_is_swept_away(
     os.utime(old, (long_ago, long_ago))
     cache.fetch("m", "1", "models:/m-1")
     assert (old.exists(), young.exists()) == (False, True)
+
+
+SOON_S = 5.0
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    """Return once it is so."""
+    deadline = time.monotonic() + SOON_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_what_takes_longer_than_anybody_waits_is_fetched_once(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks meanwhile waits for that, and who asks later finds its copy."""
+    store = Store(directory)
+    stores.use(monkeypatch, store)
+    store.is_open.clear()
+
+    def fetch() -> Path:
+        return ModelCache(tmp_path / "cache").fetch("m", "1", "models:/m-1")
+
+    for _ in range(3):
+        with pytest.raises(MlflowUnreachableError):
+            tracking.in_time(fetch, timeout_s=0.05)
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(fetch) for _ in range(2)]
+        store.is_open.set()
+        copies = {one.result(SOON_S) for one in asked}
+    assert copies == {tmp_path / "cache" / "files" / model_files.digest_of(directory)}
+    assert {fetch()} == copies
+    assert store.downloads == 1
+    assert len(list((tmp_path / "cache").glob("incoming-*"))) == 0
+
+
+def test_a_fetch_in_vain_is_in_vain_for_all_who_wait_for_it(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks then begins anew."""
+    store = Store(directory, error=OSError("503"))
+    stores.use(monkeypatch, store)
+    store.is_open.clear()
+    cache = ModelCache(tmp_path / "cache")
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(cache.fetch, "m", "1", "models:/m-1") for _ in range(2)]
+        wait_for(lambda: store.downloads == 1)
+        time.sleep(0.05)
+        store.is_open.set()
+        assert all("503" in str(one.exception(SOON_S)) for one in asked)
+    assert store.downloads == 1
+    store.error = None
+    cache.fetch("m", "1", "models:/m-1")
+    assert store.downloads == 2
+
+
+def test_who_waits_for_a_fetch_waits_no_longer_than_for_mlflow(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody's thread hangs on another's for ever."""
+    monkeypatch.setattr(tracking, "OVERALL_TIMEOUT_S", 0.05)
+    store = Store(directory)
+    stores.use(monkeypatch, store)
+    store.is_open.clear()
+    cache = ModelCache(tmp_path / "cache")
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(cache.fetch, "m", "1", "models:/m-1")
+        wait_for(lambda: store.downloads == 1)
+        with pytest.raises(MlflowUnreachableError, match="still being fetched"):
+            cache.fetch("m", "1", "models:/m-1")
+        store.is_open.set()
+        first.result(SOON_S)
 
 
 def test_the_cache_is_its_owners_alone(tmp_path: Path) -> None:
@@ -293,6 +370,84 @@ def test_a_version_whose_run_is_gone_has_no_metrics() -> None:
     assert registry.metrics_of(NoRun(RESOURCE_DOES_NOT_EXIST), "r") == {}
     with pytest.raises(MlflowUnreachableError):
         registry.metrics_of(NoRun(INTERNAL_ERROR), "r")
+
+
+class Registered:
+    """A client of a registry with one version, whose run has these metrics."""
+
+    def __init__(self, tags: dict[str, str], metrics: dict[str, float] | None = None) -> None:
+        tag_list = [
+            ModelVersionTag(*tag)  # type: ignore[no-untyped-call]
+            for tag in tags.items()
+        ]
+        self.found = ModelVersion("m", "3", 0, source="models:/m-1", run_id="r", tags=tag_list)
+        self.metrics = metrics or {}
+
+    def get_run(self, run_id: str) -> Any:
+        """Return what is asked of the run."""
+        return SimpleNamespace(data=SimpleNamespace(metrics=self.metrics))
+
+
+def test_metrics_are_as_many_as_can_be_shown() -> None:
+    """Every replica is told of them, and `/model` shows them."""
+    metrics = {f"m{number:04d}": 1.0 for number in reversed(range(1_000))} | {"a" * 251: 1.0}
+    found = registry.metrics_of(Registered({}, metrics), "r")
+    assert list(found) == [f"m{number:04d}" for number in range(100)]
+    metrics = {"a" * 250: 1.0, "b" * 251: 1.0}
+    assert list(registry.metrics_of(Registered({}, metrics), "r")) == ["a" * 250]
+
+
+@pytest.mark.parametrize("value", ["1.5", "3", '"a"', "true", "null", "NaN"])
+def test_what_training_recorded_is_one_value(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """Of any kind that a model predicts; null, where training had no finite number."""
+    stores.use(monkeypatch, Store(directory))
+    client = Registered({names.TAG_EXAMPLE_PREDICTION: f"[{value}]"})
+    version = registry.fetch(client, client.found, Settings(cache_dir=tmp_path / "cache"))
+    assert json.dumps(version.expected) == f"[{value}]"
+
+
+@pytest.mark.parametrize(
+    "tag", ["", "x", "[" * 4_900, "[]", "[1, 2]", "[[1]]", '[{"a": 1}]', "{}", "1", "null"]
+)
+def test_a_record_of_training_that_is_none_is_refused(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str
+) -> None:
+    """Whoever can write tags wrote it: it would never be what the model predicts."""
+    stores.use(monkeypatch, Store(directory))
+    client = Registered({names.TAG_EXAMPLE_PREDICTION: tag})
+    with pytest.raises(UnservableModelError, match="is no JSON list of one value"):
+        registry.fetch(client, client.found, Settings(cache_dir=tmp_path / "cache"))
+
+
+def lengthen(file: Path, size: int) -> None:
+    """Make a file so long that it has nothing to say."""
+    with file.open("a") as content:
+        content.truncate(size)
+
+
+def test_an_export_file_that_is_too_long_is_not_read(directory: Path) -> None:
+    """Nothing says whose it is."""
+    (directory / names.EXPORT_FILE).touch()
+    lengthen(directory / names.EXPORT_FILE, registry.MOST_EXPORT_BYTES + 1)
+    with pytest.raises(UnservableModelError, match=r"has 1048577 bytes, more than .*make export"):
+        registry.resolve(local(directory))
+
+
+def test_an_mlmodel_that_is_too_long_is_not_read(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller reads it, too, which no limit of a child's protects."""
+    read: list[Any] = []
+    monkeypatch.setattr(model_files, "read", lambda *args: read.append(args))
+    lengthen(directory / "MLmodel", registry.MOST_MLMODEL_BYTES + 1)
+    settings = local(directory)
+    version = registry.resolve(settings)
+    for use in (registry.load, registry.copy_of):
+        with pytest.raises(UnservableModelError, match="MLmodel is longer than 16777216 bytes"):
+            use(version, settings)
+    assert read == []
 
 
 def test_files_changed_since_the_version_was_chosen_are_not_served(directory: Path) -> None:

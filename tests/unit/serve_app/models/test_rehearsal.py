@@ -16,7 +16,7 @@ import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from contract import names
-from serve_app.model_errors import UnservableModelError
+from serve_app.model_errors import NotNowError, UnservableModelError
 from serve_app.models import model_files
 from serve_app.models.rehearsal import Rehearsals
 from serve_app.models.served import ServedModel, ServedVersion, describe
@@ -313,7 +313,7 @@ def test_a_server_that_always_dies_is_a_reason(
     rehearsals = Rehearsals()
 
     async def scenario() -> None:
-        with pytest.raises(UnservableModelError, match="the fork server has ended"):
+        with pytest.raises(NotNowError, match="the fork server has ended"):
             await rehearsals.rehearse(VERSION, directory, (), LONG_S)
         await rehearsals.close()
 

@@ -30,9 +30,22 @@ from serve_app.routing import Table
 from serve_app.settings import Settings, resolve
 from tests import models, signed_models
 from tests.signed_models import Damage, Keys
+from tests.unit.serve_app.models import stores
+from tests.unit.serve_app.models.stores import Store
 
 ROWS = np.random.default_rng(0).normal(size=(10, 2))
 PLANTS = ("pickle", "pickle as skops", "code", "loader")
+
+
+def lengthen(name: str, size: int) -> Damage:
+    """Return what makes a file so long."""
+
+    def damage(directory: Path) -> None:
+        with (directory / name).open("a") as content:
+            content.truncate(size)
+
+    return damage
+
 
 DAMAGES: list[tuple[Damage, str]] = [
     (signed_models.flip_a_bit, "'model.skops' was changed"),
@@ -41,7 +54,9 @@ DAMAGES: list[tuple[Damage, str]] = [
     (signed_models.rename_a_file, "'needs.txt' was added, 'requirements.txt' is missing"),
     (signed_models.link_out, "leads out"),
     (signed_models.unsign, "not signed, and public keys are set"),
-    (signed_models.cut_the_signature, "signed by none of the 1 keys"),
+    (signed_models.cut_the_signature, r"manifest\.sig has 32 bytes, not 64"),
+    (lengthen(names.SIGNATURE_FILE, 65), r"manifest\.sig has 65 bytes, more than 64"),
+    (lengthen(names.MANIFEST_FILE, 2**20 + 1), r"json has 1048577 bytes, more than 1048576"),
     (signed_models.rewrite_the_manifest, "signed by none of the 1 keys"),
 ]
 
@@ -323,10 +338,7 @@ def test_what_is_fetched_is_checked_before_it_becomes_a_copy(
     """Nothing of a version that is refused stays on the node."""
     signed_models.add_a_file(directory)
     settings = remote(directory, keys.public)
-    monkeypatch.setattr(
-        "mlflow.artifacts.download_artifacts",
-        lambda artifact_uri, dst_path: shutil.copytree(directory, Path(dst_path) / "fetched"),
-    )
+    stores.use(monkeypatch, Store(directory))
     client = Registered("run-1")
     with pytest.raises(UnservableModelError, match=r"'notes\.txt' was added"):
         registry.fetch(client, client.found, settings)
@@ -341,10 +353,7 @@ def test_a_copy_that_was_signed_since_is_fetched_and_served(
     version = cached(directory, settings)
     copy = copy_in(settings)
     signed_models.unsign(copy)
-    monkeypatch.setattr(
-        "mlflow.artifacts.download_artifacts",
-        lambda artifact_uri, dst_path: shutil.copytree(directory, Path(dst_path) / "fetched"),
-    )
+    stores.use(monkeypatch, Store(directory))
     check = signed.check_of_version(settings, "m", "3", "run-1")
     assert ModelCache(settings.cache_dir, check).fetch("m", "3", "models:/m-1") == copy
     registry.load(version, settings)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from serve_app.errors import MalformedArrowError, ServeError
+from serve_app.errors import BodyTooLargeError, MalformedArrowError, ServeError
 from serve_app.http.body import Limits
 from serve_app.http.routes import application
 from serve_app.models.predictions import Predictions
@@ -338,11 +338,60 @@ def test_a_stream_in_too_many_pieces_is_refused() -> None:
 
 def test_a_string_that_many_records_name_is_decoded_once() -> None:
     """A dictionary can't unpack to more than it holds."""
-    long = pa.DictionaryArray.from_arrays(np.zeros(900, np.int32), ["x" * 100_000])
+    long = pa.DictionaryArray.from_arrays(np.zeros(900, np.int32), ["x" * 10_000])
     ages, smokes = pa.array(np.zeros(900, np.int32)), pa.array(np.ones(900, np.bool_))
     body = stream({"age": ages, "sex": long, "smokes": smokes})
     rows = ArrowReader(RecordReader(MIXED, MOST_RECORDS)).read_many(body)
     assert len({id(value) for value in rows["sex"]}) == 1
+
+
+def test_a_long_text_that_many_records_name_is_refused() -> None:
+    """A body of 20 kB with 18 MB of text: each record would carry it to a worker."""
+    long = pa.DictionaryArray.from_arrays(np.zeros(900, np.int8), ["x" * 20_000])
+    ages, smokes = pa.array(np.zeros(900, np.int32)), pa.array(np.ones(900, np.bool_))
+    body = stream({"age": ages, "sex": long, "smokes": smokes})
+    assert len(body) < 40_000
+    for query in ("", "?partial=true"):
+        answer = ask(body, query, signature=MIXED, predict=echo)
+        assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+        assert "18000000 bytes of text" in answer.json()["detail"]
+
+
+TEXTS = pa.array(["m\u00e4", None, "", "abc"])
+"""6 bytes, 5 characters."""
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        TEXTS,
+        TEXTS.cast(pa.large_string()),
+        TEXTS.dictionary_encode(),
+        pa.DictionaryArray.from_arrays(pa.array([0, None, 1, 2], pa.uint8()), TEXTS.drop_null()),
+        pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 3], pa.int16()), TEXTS),
+    ],
+)
+def test_text_is_counted_as_utf_8_over_all_batches(column: Any) -> None:
+    """Up to the limit it is read; nulls and empty texts hold none."""
+    four = {"age": pa.array([1, 2, 3, 4]), "sex": column, "smokes": pa.array([True] * 4)}
+    body = stream(four, four)
+    fits = ArrowReader(RecordReader(MIXED, MOST_RECORDS, max_text_bytes=12))
+    assert fits.read_fitting(body).rows["sex"].tolist() == ["m\u00e4", "", "abc"] * 2
+    for read in (fits.read_fitting, fits.read_many):
+        with pytest.raises(BodyTooLargeError, match=r"hold 18 bytes of text, at most 12"):
+            read(stream(four, four, four))
+
+
+def test_columns_whose_texts_lie_in_the_same_bytes_are_counted_each() -> None:
+    """pyarrow reads such a stream, and each column is decoded by itself."""
+    two = Signature((Column("a", "string"), Column("b", "string")))
+    body = stream({"a": pa.array(["a" * 5000] * 2), "b": pa.array(["b" * 5000] * 2)})
+    assert body.count(struct.pack("<qq", 10_032, 10_000)) == 1
+    shared = body.replace(struct.pack("<qq", 10_032, 10_000), struct.pack("<qq", 16, 10_000))
+    rows = ArrowReader(RecordReader(two, MOST_RECORDS)).read_many(shared)
+    assert rows["b"].tolist() == ["a" * 5000] * 2
+    with pytest.raises(BodyTooLargeError, match="hold 20000 bytes"):
+        ArrowReader(RecordReader(two, MOST_RECORDS, max_text_bytes=19_999)).read_many(shared)
 
 
 def test_a_large_dictionary_for_many_batches_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,6 +235,7 @@ def split(columns: Any = ("bmi", "age"), data: Any = ((1, 2),), **others: Any) -
         ("bmi,age\ninf,2\n", CSV, 422, "invalid_records", "got a string"),
         ("bmi,age\n1e309,2\n", CSV, 422, "invalid_records", "64-bit float"),
         (f"bmi,age\n1,{2**70}\n", CSV, 422, "invalid_records", "2**53"),
+        (f"bmi,age\n1,2\n1,{'9' * 400}\n", CSV, 422, "invalid_records", "record 1, field 'age'"),
         ("bmi,age\nNA,2\n", CSV, 422, "invalid_records", "got null"),
         ("bmi,age\n,2\n", CSV, 422, "invalid_records", "got null"),
         ("bmi,age\n" + "1,2\n" * 11, CSV, 413, "too_large", "records"),
@@ -252,6 +253,15 @@ def test_what_does_not_fit_is_refused(
     assert answer.headers["content-type"] == PROBLEM
     assert said in problem["detail"]
     assert (problem["error_code"], problem["message"]) == ("BAD_REQUEST", problem["detail"])
+
+
+def test_a_whole_number_of_many_digits_does_not_fit_beside_text() -> None:
+    """Though no float holds it."""
+    answer = ask(f"smokes,sex,age\ntrue,f,3\ntrue,f,{'9' * 400}", MIXED, CSV, echo)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_records")
+    assert answer.json()["errors"] == [
+        {"index": 1, "field": "age", "reason": "does not fit into 32 bits"}
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "  ", "NA", "null", "None", "yes", "1"])

@@ -58,6 +58,22 @@ def test_numbers_that_the_column_would_cut_or_round_are_refused(
 
 
 @pytest.mark.parametrize("beside", ["double", "string"])
+@pytest.mark.parametrize("kind", ["double", "float", "long", "integer", "boolean", "string"])
+@pytest.mark.parametrize("number", [10**400, -(10**400)])
+def test_a_whole_number_that_no_float_holds_does_not_fit(
+    kind: str, beside: str, number: int
+) -> None:
+    """As any other: with its record's index, and the records beside it are read."""
+    signature = Signature((Column("a", beside), Column("b", kind)))
+    other: Any = "" if beside == "string" else 0.5
+    fits = {"boolean": True, "string": "x"}.get(kind, 1)
+    columns = {"a": [other] * 3, "b": [fits, number, None]}
+    found = reader(signature).fitting_rows_of_columns(columns)
+    assert [list(row) for row in found.rows.tolist()] == [[other, fits]]
+    assert [(one["index"], one["field"]) for one in found.faults] == [(1, "b"), (2, "b")]
+
+
+@pytest.mark.parametrize("beside", ["double", "string"])
 @pytest.mark.parametrize(
     ("kind", "fitting", "unfit"),
     [

@@ -117,6 +117,13 @@ def test_nesting_past_the_limit_is_malformed(depth: int, inside: bytes) -> None:
         strict_json.loads_unique(b"[" * depth + inside + b"]" * depth)
 
 
+def test_nesting_that_a_later_value_of_the_key_replaces_is_malformed() -> None:
+    """The document that is left is flat."""
+    deep = b"[" * 1000 + b"]" * 1000
+    with pytest.raises(MalformedBodyError):
+        strict_json.loads_unique(b'{"a":' + deep + b',"a":1}')
+
+
 def test_nesting_up_to_the_limit_is_read() -> None:
     """254 levels."""
     depth = strict_json.MAX_DEPTH

@@ -175,6 +175,36 @@ def test_json_brings_back_the_same_state(state: State) -> None:
     assert State.from_json(json.loads(json.dumps(state.to_json()))) == state
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        [],
+        "x",
+        {},
+        {"number": 7},
+        {**SHADOW.to_json(), "more": 1},
+        {**SHADOW.to_json(), "number": "7"},
+        {**SHADOW.to_json(), "number": "\ud800"},
+        {**SHADOW.to_json(), "number": 7.0},
+        {**SHADOW.to_json(), "number": True},
+        {**SHADOW.to_json(), "champion": 3},
+        {**SHADOW.to_json(), "challenger": None},
+        {**SHADOW.to_json(), "step": "x"},
+        {**SHADOW.to_json(), "step": 1.5},
+        {**SHADOW.to_json(), "step": -1},
+        {**SHADOW.to_json(), "step_began": "0"},
+        {**SHADOW.to_json(), "step_began": float("nan")},
+        {**SHADOW.to_json(), "paused_at": float("inf")},
+        {**SHADOW.to_json(), "paused_at": 10**400},
+    ],
+)
+def test_what_is_no_state_raises_nothing_but_value_error(content: object) -> None:
+    """MLflow gives back what others may have written there."""
+    with pytest.raises(ValueError):
+        State.from_json(content)
+
+
 EVIDENCE = st.builds(
     lambda n, m, x, y, z: Evidence(Arm(n, x * n), Arm(m, y * m, z * m), 0, Pairs(m, x * m)),
     *(st.integers(0, 5_000),) * 2,
