@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 Mood = Literal[
     "well", "refusing", "hanging", "failing", "limiting", "ailing", "halving", "stalling"
 ]
-"""failing: 500 for everything; limiting: 429; ailing: 500 for all but its health; halving and
-stalling: answers end, or stand still, in their middle."""
+"""failing: 500 for everything; limiting: 429; ailing: 500 for all but its health; halving: answers
+end in their middle; stalling: files stand still there."""
 
 _STATUSES = {
     "failing": b"500 Internal Server Error",
@@ -23,6 +23,7 @@ _STATUSES = {
     "ailing": b"500 Internal Server Error",
 }
 _HEALTH = b"GET /health "
+_FILE = b"/mlflow-artifacts/artifacts/"
 HALF_BYTES = 1000
 """Of each connection's answers, when only half of them comes: more than MLflow's short ones."""
 
@@ -79,6 +80,7 @@ class Relay(socketserver.ThreadingTCPServer):
 
 class _Handler(socketserver.BaseRequestHandler):
     server: Relay
+    _wants_file = False
 
     def handle(self) -> None:
         client: socket.socket = self.request
@@ -98,24 +100,28 @@ class _Handler(socketserver.BaseRequestHandler):
         with contextlib.suppress(OSError), self.server.connected(client) as server:
             back = threading.Thread(target=self._answer, args=(server, client), daemon=True)
             back.start()
-            _pass_on(client, server)
+            self._ask(client, server)
             _end(client, server)
             back.join()
 
+    def _ask(self, client: socket.socket, server: socket.socket) -> None:
+        """Pass questions on."""
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                self._wants_file |= _FILE in data
+                server.sendall(data)
+
     def _answer(self, server: socket.socket, client: socket.socket) -> None:
-        mood, changed = self.server.mood, self.server.changed
-        _pass_on(server, client, HALF_BYTES if mood in ("halving", "stalling") else None)
-        if mood == "stalling":
+        """Pass answers on, or as much of them as the mood lets through."""
+        mood, changed, left = self.server.mood, self.server.changed, HALF_BYTES
+        with contextlib.suppress(OSError):
+            while left > 0 and (data := server.recv(65536)):
+                is_cut = mood == "halving" or (mood == "stalling" and self._wants_file)
+                client.sendall(data[:left] if is_cut else data)
+                left -= len(data) if is_cut else 0
+        if mood == "stalling" and left <= 0:
             changed.wait(HANG_LIMIT_S)
         _end(server, client)
-
-
-def _pass_on(source: socket.socket, target: socket.socket, most: int | None = None) -> None:
-    """Pass bytes on until one side ends, or so many have been passed on."""
-    with contextlib.suppress(OSError):
-        while (most is None or most > 0) and (data := source.recv(65536)):
-            target.sendall(data[:most])
-            most = None if most is None else most - len(data)
 
 
 def _end(*sockets: socket.socket) -> None:
