@@ -9,6 +9,7 @@ one creates n + 1. Clocks of the machines must agree to within `CLOCK_SKEW_S`.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import uuid
@@ -106,7 +107,7 @@ class PromotionLock:
             if existing is None or existing.tags.get(TAG_OWNER) != owner or _is_free(existing):
                 return None
             experiment_id = existing.experiment_id
-            expires_at = float(existing.tags[TAG_EXPIRES])
+            expires_at = _expires_at(existing)
         return Lease(number, experiment_id, expires_at)
 
     def _highest(self) -> Experiment | None:
@@ -146,5 +147,12 @@ class PromotionLock:
 def _is_free(experiment: Experiment) -> bool:
     if experiment.lifecycle_stage != "active":
         return True
-    expires_at = float(experiment.tags.get(TAG_EXPIRES, "inf"))
-    return time.time() > expires_at + CLOCK_SKEW_S
+    return time.time() > _expires_at(experiment) + CLOCK_SKEW_S
+
+
+def _expires_at(experiment: Experiment) -> float:
+    """Return when a lease ends; one that doesn't say so, or not in a number, never does."""
+    try:
+        return float(experiment.tags[TAG_EXPIRES])
+    except (KeyError, ValueError):
+        return math.inf

@@ -19,6 +19,9 @@ from serve_app.records import signature
 from serve_app.records.rows import Rows
 
 MLMODEL: Final = "MLmodel"
+MOST_EXAMPLE_BYTES: Final = 16 * 2**20
+"""Of an input example; a longer one is as good as none."""
+
 _MLFLOW_SKLEARN: Final = "mlflow.sklearn"
 _FLAVORS: Final = frozenset({"sklearn", "python_function"})
 _CODE: Final = ("code", "model_code_path")
@@ -126,11 +129,21 @@ def _example(directory: Path, mlmodel: Mapping[str, Any], columns: signature.Sig
     """Return the first row of the model's input example, or zeros and blanks if it has none."""
     info = mlmodel.get("saved_input_example_info")
     if isinstance(info, dict):
-        with contextlib.suppress(OSError, LookupError, ArithmeticError, TypeError, ValueError):
-            document = json.loads((directory / str(info["artifact_path"])).read_text())
+        with contextlib.suppress(
+            OSError, LookupError, ArithmeticError, TypeError, ValueError, RecursionError
+        ):
+            document = json.loads(_inside(directory, str(info["artifact_path"])).read_text())
             row = dict(zip(document["columns"], document["data"][0], strict=True))
             return _row(columns, row)
     return _row(columns, {one.name: _BLANKS.get(one.type, 0) for one in columns.columns})
+
+
+def _inside(directory: Path, name: str) -> Path:
+    """Return a file of the model's that may be read whole. Raises OSError, ValueError."""
+    file = (directory / name).resolve()
+    if not file.is_relative_to(directory.resolve()) or file.stat().st_size > MOST_EXAMPLE_BYTES:
+        raise ValueError(name)
+    return file
 
 
 def _row(columns: signature.Signature, values: Mapping[str, Any]) -> Rows:

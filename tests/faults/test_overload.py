@@ -19,7 +19,7 @@ from tests.traffic import Task, report
 INGRESSES = 2
 SPARE = 2
 """Of the places of each ingress: one may have a few more senders than the other."""
-LONG_S, SHORT_S = 300.0, 5.0
+LONG_S, SHORT_S = 300.0, 4.0
 MEASURED_S = 10.0
 """For how long what is compared is measured, at most."""
 SETTLED_S = 5.0

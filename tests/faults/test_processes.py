@@ -82,7 +82,7 @@ def test_a_killed_ingress_loses_what_it_had(system: System) -> None:
     "name",
     [
         "ray::ServeController",
-        "RolloutController",
+        pytest.param("RolloutController", marks=pytest.mark.system),
         pytest.param("ray::ProxyActor", marks=pytest.mark.system),
     ],
 )

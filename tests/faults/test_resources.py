@@ -52,24 +52,20 @@ def test_silent_stalled_and_dripping_connections_are_closed_and_leave_others_unt
     assert max(ledger.latencies_s) < 1.0
 
 
-def test_an_ingress_without_file_descriptors_recovers(system: System) -> None:
-    """It takes no new connections meanwhile; what it has goes on, and the other one takes more."""
-    with system.traffic() as under_way, ThreadPoolExecutor(NEW_CLIENTS) as pool:
+def test_an_ingress_and_a_worker_without_file_descriptors_recover(system: System) -> None:
+    """What they have goes on; who connects anew is answered by the others, or waits."""
+    with system.traffic() as under_way, ThreadPoolExecutor(2 + NEW_CLIENTS) as pool:
         time.sleep(1.0)
-        starving = pool.submit(injections.take_file_descriptors, system, "Ingress")
+        starving = [
+            pool.submit(injections.take_file_descriptors, system, deployment)
+            for deployment in ("Ingress", "ModelWorker")
+        ]
         time.sleep(0.5)
         answers = list(pool.map(lambda _: injections.ask(system, 1.0), range(10 * NEW_CLIENTS)))
-        pid = starving.result(30)
+        ingress, worker = (one.result(30) for one in starving)
         time.sleep(2.0)
-        report("an ingress without descriptors", under_way.stop()).check()
+        report("an ingress and a worker without descriptors", under_way.stop()).check()
     assert {answer.status_code for answer in answers} == {200}
-    assert pid in system.pids("Ingress")
-    running.wait_for(system.service.is_ready, 30)
-
-
-def test_a_worker_without_file_descriptors_recovers(system: System) -> None:
-    """Lines that are open go on."""
-    with system.traffic() as under_way:
-        injections.take_file_descriptors(system, "ModelWorker")
-        report("a worker without descriptors", under_way.stop()).check()
+    assert ingress in system.pids("Ingress")
+    assert worker in system.pids("ModelWorker")
     running.wait_for(system.service.is_ready, 30)

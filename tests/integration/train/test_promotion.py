@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from contract import names
-from contract.lock import LockUnavailableError, PromotionLock
+from contract.lock import TAG_EXPIRES, LockUnavailableError, PromotionLock
 from contract.promotion import ChampionMovedError, NoPreviousChampionError, Promoter
 from contract.registry import Candidate, NoSuchVersionError, Registry
 from contract.standing import moves
@@ -171,6 +171,17 @@ def test_lock_that_is_held_is_waited_for_only_so_long(mlflow_client: MlflowClien
         pass
     with first.hold() as later:
         assert later.number == held.number + 1
+
+
+def test_a_lock_that_names_no_time_is_held_until_it_is_deleted(mlflow_client: MlflowClient) -> None:
+    """Whoever may write experiments can make one: it costs a wait, and nothing else."""
+    odd = mlflow_client.create_experiment("odd.promotion.1", tags={TAG_EXPIRES: "soon"})
+    lock = PromotionLock(mlflow_client, "odd", wait_s=0.5)
+    with pytest.raises(LockUnavailableError, match="another job has held"), lock.hold():
+        pass
+    mlflow_client.delete_experiment(odd)
+    with lock.hold() as later:
+        assert later.number == 2
 
 
 def test_locks_of_models_with_similar_names_are_apart(mlflow_client: MlflowClient) -> None:

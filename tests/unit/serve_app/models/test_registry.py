@@ -104,6 +104,21 @@ def test_a_type_that_is_not_on_the_list_is_refused_by_name(tmp_path: Path) -> No
         model_files.read(directory)
 
 
+@pytest.mark.parametrize("place", ["outside.json", "input_example.json"])
+def test_an_example_outside_of_the_model_or_without_end_is_not_read(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Zeros are taken for it, as for a model that has none; MLmodel may name any path."""
+    outside = directory.parent / "outside.json"
+    shutil.copy(directory / "input_example.json", outside)
+    if place == "outside.json":
+        change(directory, ["saved_input_example_info", "artifact_path"], str(outside))
+    else:
+        monkeypatch.setattr(model_files, "MOST_EXAMPLE_BYTES", 10)
+    _, example = model_files.head(directory)
+    np.testing.assert_array_equal(example, [[0.0, 0.0]])
+
+
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
