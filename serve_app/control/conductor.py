@@ -207,7 +207,8 @@ class Conductor:
                 self._publish(unrecorded=record.without(done, self._table.unrecorded))
 
     async def _follow(self, seen: Seen) -> None:
-        named = {one for one in (seen.champion, seen.challenger) if one is not None}
+        aliased = (seen.champion, seen.challenger, seen.previous)
+        named = {one for one in aliased if one is not None}
         self._preparations.keep(named)
         self._refusals.keep(named)
         if self._table.is_from_cache and seen.champion == self._champion:
@@ -221,6 +222,8 @@ class Conductor:
                 return  # a challenger must be compared with that one
         if not self._table.unrecorded:
             await self._follow_challenger(seen)
+        if seen.challenger is None and seen.previous is not None:
+            await self._warm(seen.previous)
 
     async def _follow_champion(self, version: str) -> None:
         state = self._table.rollout
@@ -264,6 +267,15 @@ class Conductor:
             reason = f"it can't be served: {self._refusals.reasons[version]}"
             self._ended(version, names.ABORTED, (reason,))
             self._publish((record.end(version, names.ABORTED, (reason,)),))
+
+    async def _warm(self, previous: str) -> None:
+        """Load what the way back leads to, as a start knows of the champion alone."""
+        if self._table.previous is not None or previous == self._champion:
+            return
+        model = await self._prepared(previous)
+        is_wanted = self._table.previous is None and self._table.rollout is None
+        if model is not None and is_wanted and previous != self._champion:
+            self._publish(self._accepted(previous), previous=model)
 
     @property
     def _champion(self) -> str:

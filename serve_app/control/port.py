@@ -16,6 +16,7 @@ class Seen:
     champion: str | None
     challenger: str | None
     rollout: State | None = None
+    previous: str | None = None
 
 
 class ChampionMovedError(Exception):

@@ -95,7 +95,8 @@ class MlflowTracker:
         with suppress(ValueError, RecursionError):  # not ours
             if text := registered.tags.get(names.TAG_ROLLOUT_STATE):
                 state = State.from_json(json.loads(text))
-        return Seen(aliases.get(names.CHAMPION), aliases.get(names.CHALLENGER), state)
+        champion, challenger = aliases.get(names.CHAMPION), aliases.get(names.CHALLENGER)
+        return Seen(champion, challenger, state, aliases.get(names.PREVIOUS))
 
     def _write(self, client: MlflowClient, write: Write) -> None:
         if write.kind == "end_rollout":

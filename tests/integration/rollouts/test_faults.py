@@ -310,8 +310,10 @@ def test_an_mlflow_that_answers_wrong_changes_nothing(staged: Stage, moods: Sequ
     ],
 )
 def test_a_cold_start_without_mlflow_serves_from_the_cache(staged: Stage, mood: Mood) -> None:
-    """It says so, and follows MLflow again once that answers."""
+    """It says so, and follows MLflow again once that answers; the way back is loaded then."""
     champion = staged.standing()["champion"]
+    previous = staged.add(Line(1.25, PAUSE_S))
+    staged.name_as(names.PREVIOUS, previous)
     slope = staged.slopes[champion]
     staged.relay.turn(mood)
     began = time.monotonic()
@@ -324,6 +326,8 @@ def test_a_cold_start_without_mlflow_serves_from_the_cache(staged: Stage, mood: 
     assert answer.json()["result"] == pytest.approx(2.0 * slope)
     staged.relay.turn("well")
     staged.await_standing(lambda one: not one["is_from_cache"], 20)
+    staged.await_standing(lambda one: one["previous"] == previous, 20)
+    staged.client.delete_registered_model_alias(staged.name, names.PREVIOUS)
 
 
 def test_a_version_that_a_full_disk_has_refused_is_served_once_there_is_room(staged: Stage) -> None:

@@ -92,7 +92,9 @@ class FakeMlflow:
         self._answer("look")
         text = self.model_tags.get(names.TAG_ROLLOUT_STATE)
         state = State.from_json(json.loads(text)) if text else None
-        return Seen(self.aliases.get(names.CHAMPION), self.aliases.get(names.CHALLENGER), state)
+        named = self.aliases.get
+        challenger, previous = named(names.CHALLENGER), named(names.PREVIOUS)
+        return Seen(named(names.CHAMPION), challenger, state, previous)
 
     def resolve(self, version: str) -> tuple[ServedVersion, Path]:
         """Return a version and where its copy is."""

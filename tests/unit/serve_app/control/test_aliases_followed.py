@@ -11,6 +11,7 @@ from serve_app.control.conductor import LOAD_TIMEOUT_S
 from serve_app.control.refusals import AGAIN_S, FETCHES, LONGEST_S
 from serve_app.model_errors import NotNowError, UnservableModelError
 from serve_app.rollouts.policy import Policy
+from serve_app.routing import Table
 from tests.unit.serve_app.control.stage import ALL, POLICY, Stage, model_of
 
 SOON_S = 5.0
@@ -52,6 +53,40 @@ def test_the_way_back_needs_no_preparation() -> None:
         assert stage.serving() == ("1", None, 0.0)
         assert stage.table.previous == model_of("2")
         assert stage.rehearsed == ["2"]
+
+    asyncio.run(scenario())
+
+
+def test_after_a_start_the_way_back_is_warmed() -> None:
+    """A start knows of the champion alone; the alias says what was before it."""
+
+    async def scenario() -> None:
+        stage = Stage(table=Table(1, model_of("2")))
+        stage.mlflow.aliases |= {names.CHAMPION: "2", names.PREVIOUS: "1"}
+        await stage.conductor.poll()
+        assert (stage.serving(), stage.table.previous) == (("2", None, 0.0), model_of("1"))
+        assert stage.rehearsed == ["1"]
+        stage.mlflow.aliases[names.CHAMPION] = "1"
+        await stage.conductor.poll()
+        assert stage.serving() == ("1", None, 0.0)
+        assert stage.rehearsed == ["1"]
+
+    asyncio.run(scenario())
+
+
+def test_a_way_back_that_is_broken_holds_up_nobody() -> None:
+    """It says so, and the next challenger is walked."""
+
+    async def scenario() -> None:
+        stage = Stage(table=Table(1, model_of("2")))
+        stage.faults["1"] = "its files are gone"
+        stage.mlflow.aliases |= {names.CHAMPION: "2", names.PREVIOUS: "1"}
+        for _ in range(2):
+            await stage.conductor.poll()
+        assert stage.status["refused"] == {"1": "its files are gone"}
+        assert stage.table.previous is None
+        await stage.begin("3")
+        assert stage.serving()[:2] == ("2", "3")
 
     asyncio.run(scenario())
 
