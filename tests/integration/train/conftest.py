@@ -26,6 +26,15 @@ ROOT = Path(__file__).parents[3]
 RAY_START_TIMEOUT_S = 90.0
 JOB_TIMEOUT_S = 240.0
 
+RAY_PORTS = (
+    "dashboard-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "metrics-export-port",
+    "ray-client-server-port",
+    "runtime-env-agent-port",
+)
+
 Train = Callable[..., subprocess.CompletedProcess[str]]
 WriteConfig = Callable[..., Path]
 
@@ -40,7 +49,7 @@ def mlflow_client(mlflow_server: str) -> MlflowClient:
 
 @dataclass(frozen=True)
 class Head:
-    """A Ray head that may still be starting: its environment, and its process once it runs."""
+    """A Ray head that may still be starting; its environment names it once its process runs."""
 
     environment: dict[str, str]
     log: Path
@@ -55,29 +64,24 @@ def ray_head(free_port: Callable[[], int]) -> Iterator[Head]:
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    port = free_port()
     environment = {
-        "RAY_ADDRESS": f"127.0.0.1:{port}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
-    command += ["--num-cpus=2", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
-    command += ["--disable-usage-stats", f"--temp-dir={folder}", f"--port={port}"]
-    for name in (
-        "dashboard-port",
-        "dashboard-agent-listen-port",
-        "dashboard-agent-grpc-port",
-        "metrics-export-port",
-        "ray-client-server-port",
-        "runtime-env-agent-port",
-    ):
-        command.append(f"--{name}={free_port()}")
+
+    def start_once() -> subprocess.Popen[bytes] | None:
+        environment["RAY_ADDRESS"] = f"127.0.0.1:{(port := free_port())}"
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+        command += ["--num-cpus=2", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
+        command += ["--disable-usage-stats", f"--temp-dir={folder}", f"--port={port}"]
+        command += [f"--{name}={free_port()}" for name in RAY_PORTS]
+        return start_ray(command, environment, folder)
 
     def start() -> subprocess.Popen[bytes] | None:
-        # Ray gives its own processes 30 s, which a machine that others load may not keep.
-        return start_ray(command, environment, folder) or start_ray(command, environment, folder)
+        # Ray gives its own processes 30 s, which a machine that others load may not keep; and
+        # whatever starts beside it may take one of its ports first.
+        return start_once() or start_once() or start_once()
 
     try:
         with ThreadPoolExecutor(1) as pool:
