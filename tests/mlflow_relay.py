@@ -1,14 +1,19 @@
-"""A relay before a real MLflow server that can be told to refuse, to hang, or to answer wrong."""
+"""A relay before a real MLflow server that can be told to refuse, to hang, or to answer wrong.
+
+It knows who has asked for what.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import re
 import socket
 import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 Mood = Literal[
@@ -22,12 +27,24 @@ _STATUSES = {
     "limiting": b"429 Too Many Requests",
     "ailing": b"500 Internal Server Error",
 }
+_HEADERS = re.compile(
+    rb"^(GET|POST|PUT|PATCH|DELETE) (\S+) HTTP/1\.1\r\n(.*?)\r\n\r\n", re.MULTILINE | re.DOTALL
+)
+_BASIC = re.compile(rb"^authorization: basic (\S+)", re.MULTILINE | re.IGNORECASE)
 _HEALTH = b"GET /health "
 _FILE = b"/mlflow-artifacts/artifacts/"
 HALF_BYTES = 1000
 """Of each connection's answers, when only half of them comes: more than MLflow's short ones."""
 
 HANG_LIMIT_S = 120.0
+
+
+class Asked(NamedTuple):
+    """A request that was passed on."""
+
+    method: str
+    path: str
+    user: str | None
 
 
 class Relay(socketserver.ThreadingTCPServer):
@@ -44,6 +61,7 @@ class Relay(socketserver.ThreadingTCPServer):
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self.changed = threading.Event()
+        self.asked: list[Asked] = []
 
     @property
     def uri(self) -> str:
@@ -109,6 +127,7 @@ class _Handler(socketserver.BaseRequestHandler):
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
                 self._wants_file |= _FILE in data
+                self.server.asked += _asked(data)
                 server.sendall(data)
 
     def _answer(self, server: socket.socket, client: socket.socket) -> None:
@@ -122,6 +141,14 @@ class _Handler(socketserver.BaseRequestHandler):
         if mood == "stalling" and left <= 0:
             changed.wait(HANG_LIMIT_S)
         _end(server, client)
+
+
+def _asked(data: bytes) -> Iterator[Asked]:
+    """The requests whose headers are here; clients send those at once."""
+    for method, path, headers in _HEADERS.findall(data):
+        account = _BASIC.search(headers)
+        user = base64.b64decode(account[1]).decode().partition(":")[0] if account else None
+        yield Asked(method.decode(), path.decode().partition("?")[0], user)
 
 
 def _end(*sockets: socket.socket) -> None:

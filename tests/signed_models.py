@@ -16,6 +16,8 @@ from contract import names, signing
 from train.signing import PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, Signer, make_keys
 
 Damage = Callable[[Path], None]
+OUTSIDE = "outside.skops"
+"""What `link_out` makes beside the directory."""
 
 LOADER = """\
 import os
@@ -82,6 +84,11 @@ def add_a_file(directory: Path) -> None:
     (directory / "notes.txt").touch()
 
 
+def add_a_link_out(directory: Path) -> None:
+    """To a file of the machine that uploads it."""
+    (directory / "notes.txt").symlink_to("/etc/hosts")
+
+
 def remove_a_file(directory: Path) -> None:
     """One that serving doesn't read."""
     (directory / "requirements.txt").unlink()
@@ -94,7 +101,7 @@ def rename_a_file(directory: Path) -> None:
 
 def link_out(directory: Path) -> None:
     """The very bytes that were signed, but somewhere else."""
-    outside = directory.parent / "outside.skops"
+    outside = directory.parent / OUTSIDE
     shutil.move(directory / names.MODEL_FILE, outside)
     (directory / names.MODEL_FILE).symlink_to(outside)
 

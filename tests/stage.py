@@ -213,6 +213,8 @@ def stage(
     first: Line,
     change: Callable[[Config], None],
     signed_with: Keys | None = None,
+    *,
+    has_api_keys: bool = True,
 ) -> Iterator[Stage]:
     """A system whose first champion is `first`; runs inside the `with` block."""
     mlflow.set_tracking_uri(uri)
@@ -221,15 +223,14 @@ def stage(
     client.set_registered_model_alias(name, names.CHAMPION, version)
     running.copy_project(root)
     running.change_config(root, change)
-    key, sent = api_keys.create("predict,feedback,admin")
-    own = {
-        **environ,
-        "MLFLOW_TRACKING_URI": relay.uri,
-        "MODEL_NAME": name,
-        "ENDEAVOUR_ENV": "production",
-        "ENDEAVOUR_API_KEYS": str(key),
-        "ENDEAVOUR_API_KEY": sent,
-    }
+    own = {**environ, "MLFLOW_TRACKING_URI": relay.uri, "MODEL_NAME": name}
+    if has_api_keys:
+        key, sent = api_keys.create("predict,feedback,admin")
+        own |= {
+            "ENDEAVOUR_ENV": "production",
+            "ENDEAVOUR_API_KEYS": str(key),
+            "ENDEAVOUR_API_KEY": sent,
+        }
     if signed_with is not None:
         own["ENDEAVOUR_SIGNING_PUBLIC_KEYS"] = str(signed_with.public)
     with running.system(root, own) as service:

@@ -68,6 +68,16 @@ class Image:
         """What the image runs, unless it is told something else."""
         return read()["serve"].last("CMD").exec_form
 
+    def files(self) -> set[str]:
+        """The files below /app, but for those that running the image may make."""
+        paths = (path.relative_to(self.serve.app) for path in self.serve.app.rglob("*"))
+        kept = {
+            str(path)
+            for path in paths
+            if path.parts[0] != "var" and "__pycache__" not in path.parts
+        }
+        return kept - {"launcher.log"}
+
     def health_code(self, ports: Mapping[str, str]) -> int:
         """Run the health check, which reads a moved port from PORT, and return its exit code."""
         check = read()["serve"].last("HEALTHCHECK").exec_form

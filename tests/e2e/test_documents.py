@@ -20,7 +20,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 ENGINE = "needs a container engine"
 
 RUN_ELSEWHERE = {
-    "make run": ("tests/conftest.py", '["make", "run"]'),
+    "make run": ("tests/ahead.py", '["make", "run"]'),
     "MODEL_NAME=diabetes-boosting make run CONFIG=train_config_boosting.yaml": (
         "tests/e2e/test_make_run.py",
         '["make", "run", "CONFIG=train_config_boosting.yaml"]',
@@ -64,7 +64,7 @@ RUN_ELSEWHERE = {
         '[get_haproxy_binary(), "-db", "-f", str(CONFIG)]',
     ),
     "serve run serve_config.yaml": (
-        "tests/integration/serving/test_start.py",
+        "tests/starts.py",
         '["serve", "run", "serve_config.yaml"]',
     ),
 }

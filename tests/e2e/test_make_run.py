@@ -133,6 +133,7 @@ def test_dashboard_and_mlflow_are_on_loopback(first: Running) -> None:
         assert hosts == {"127.0.0.1"}, name
 
 
+@pytest.mark.system
 def test_training_again_with_nothing_changed_registers_nothing(first: Running) -> None:
     """`make train` names the version that exists."""
     completed = subprocess.run(

@@ -18,8 +18,10 @@ from contract import names, tracking
 from contract.tracking import Credentials, MlflowUnreachableError
 from launcher import mlflow_accounts, mlflow_server
 from launcher.errors import LaunchError, SettingError
+from tests import mlflow_relay, running, stage
 from tests.conftest import stop_process_group, wait_until_healthy
 from tests.integration.deploy import compose
+from tests.odd_models import Line
 
 MODEL = "diabetes"
 READ = "api/2.0/mlflow/registered-models/search"
@@ -254,3 +256,37 @@ def test_an_account_file_that_is_missing_is_named(server: str, tmp_path: Path) -
     environ = {tracking.READER_VARIABLE: str(tmp_path / "none")}
     with pytest.raises(MlflowUnreachableError, match="none holds no credentials"):
         tracking.connect(server, environ=environ)
+
+
+@pytest.mark.system
+@pytest.mark.timeout(400)
+def test_of_a_running_service_only_the_controller_writes(
+    tmp_path: Path,
+    server: str,
+    secrets: Path,
+    free_port: Callable[[], int],
+    connect: Callable[..., MlflowClient],
+) -> None:
+    """Through a whole rollout of a version that training's account has registered."""
+    connect(mlflow_accounts.TRAINING)
+    environ = running.environ(
+        free_port,
+        MLFLOW_CREDENTIALS_FILE=str(secrets / mlflow_accounts.READER),
+        MLFLOW_WRITER_CREDENTIALS_FILE=str(secrets / mlflow_accounts.SERVING),
+    )
+    with (
+        mlflow_relay.relay(server) as relay,
+        stage.stage(
+            tmp_path / "project", environ, server, relay, MODEL, Line(1.0), stage.with_rollouts()
+        ) as small,
+    ):
+        version = small.add(Line(1.001))
+        with small.traffic() as traffic:
+            small.client.set_registered_model_alias(MODEL, names.CHALLENGER, version)
+            assert small.await_end(version)["outcome"] == names.PROMOTED
+            traffic.stop().check()
+        assert small.alias(names.CHAMPION) == version
+    asked = {one for one in relay.asked if one.path != "/health"}
+    wrote = {one for one in asked if one.method != "GET" and not one.path.endswith("/search")}
+    assert {one.user for one in asked} == {mlflow_accounts.READER, mlflow_accounts.SERVING}
+    assert {one.user for one in wrote} == {mlflow_accounts.SERVING}

@@ -20,6 +20,9 @@ MOST_LIVE_STEP = 1
 ROLLED_BACK_S = 5.0
 """Within which nobody is answered any more by a version whose rollout was aborted."""
 
+RESTARTED_S = 60.0
+"""Within which a process that was killed is replaced."""
+
 
 @pytest.fixture(scope="package")
 def shared_stage(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from contract import names
@@ -22,6 +24,9 @@ from tests.odd_models import (
 from tests.stage import LOAD_TIMEOUT_S, SOONER_S, Stage
 
 REFUSED_S = LOAD_TIMEOUT_S + 10.0
+LEASE_S = 10.0
+"""What a worker holds, as the docs promise: one that has not asked for so long is not waited for.
+"""
 
 
 def test_a_champion_moved_by_hand_is_followed_and_nothing_is_lost(staged: Stage) -> None:
@@ -39,6 +44,30 @@ def test_a_champion_moved_by_hand_is_followed_and_nothing_is_lost(staged: Stage)
         ledger = traffic.stop().check()
     assert set(ledger.right) == {f"{first} champion", f"{second} champion"}
     assert staged.replicas() >= replicas  # load may have started more of them
+
+
+@pytest.mark.system
+def test_a_worker_that_stands_still_holds_a_new_version_up_for_its_lease_only(
+    staged: Stage,
+) -> None:
+    """The others have it, and are named while the worker that was stopped is still there."""
+    new = staged.add(Line(1.7, PAUSE_S))
+    stopped = psutil.Process(staged.service.replicas("ModelWorker")[0]["pid"])
+    with staged.traffic() as traffic:
+        stopped.suspend()
+        began = time.monotonic()
+        try:
+            staged.name_as(names.CHAMPION, new)
+            staged.await_champion(new, LEASE_S + SOONER_S)
+            took_s = time.monotonic() - began
+            was_there = stopped.is_running() and stopped.status() == psutil.STATUS_STOPPED
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                stopped.resume()
+        ledger = traffic.stop().check()
+    print(f"\nwith a worker that stands still, a new version is named after {took_s:.1f} s")
+    assert was_there
+    assert f"{new} champion" in ledger.right
 
 
 def flip_a_bit(directory: Path) -> None:

@@ -88,7 +88,7 @@ def test_workers_are_told_nothing_until_all_replicas_can_have_shown_their_tables
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("seed_epoch", [7, int(time.time() * 1000)])
+@pytest.mark.parametrize("seed_epoch", [7, int(time.time() * 1000)], ids=["low", "now"])
 def test_what_this_node_remembers_is_waited_for(settings: Settings, seed_epoch: int) -> None:
     """Tables that are older are not enough, however new the deployment is."""
     remembered = seed_epoch + 3

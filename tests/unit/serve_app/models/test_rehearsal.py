@@ -261,45 +261,42 @@ def test_a_version_is_tried_while_another_hangs(
 
 
 def test_nothing_is_imported_again_for_the_next_version(
-    runner: asyncio.Runner, directory: Path
+    runner: asyncio.Runner, rehearsals: Rehearsals, directory: Path
 ) -> None:
     """Two seconds of a processor are what a node under load has not: one server tries them all."""
-    others = _fork_servers()
-    rehearsals = Rehearsals()
 
     async def scenario() -> None:
-        rehearsals.start()
-        servers = _fork_servers() - others
-        for _ in range(3):
+        await rehearsals.rehearse(VERSION, directory, (), LONG_S)
+        servers = _fork_servers()
+        for _ in range(2):
             await rehearsals.rehearse(VERSION, directory, (), LONG_S)
-            assert _fork_servers() - others == servers
+            assert _fork_servers() == servers
         # What is forked amid threads may deadlock.
-        assert [psutil.Process(server).num_threads() for server in servers] == [1]
-        await rehearsals.close()
+        assert {psutil.Process(server).num_threads() for server in servers} == {1}
 
     runner.run(scenario())
 
 
 @pytest.mark.parametrize("is_asked", [False, True])
 def test_a_server_that_has_died_is_replaced(
-    runner: asyncio.Runner, directory: Path, is_asked: bool
+    runner: asyncio.Runner, rehearsals: Rehearsals, directory: Path, is_asked: bool
 ) -> None:
     """The kernel may take it when memory runs out; no version is to blame."""
-    others = _fork_servers()
-    rehearsals = Rehearsals()
 
     async def scenario() -> None:
         await rehearsals.rehearse(VERSION, directory, (), LONG_S)
-        (server,) = _fork_servers() - others
-        os.kill(server, signal.SIGSTOP if is_asked else signal.SIGKILL)
-        if not is_asked:
-            os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
+        servers = _fork_servers()
+        for server in servers:
+            os.kill(server, signal.SIGSTOP if is_asked else signal.SIGKILL)
+            if not is_asked:
+                os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
         trial = asyncio.create_task(rehearsals.rehearse(VERSION, directory, (), LONG_S))
         await asyncio.sleep(0.1)
         if is_asked:
-            os.kill(server, signal.SIGKILL)
+            for server in servers:
+                os.kill(server, signal.SIGKILL)
         assert (await trial).result_type == "f"
-        await rehearsals.close()
+        assert _fork_servers().isdisjoint(servers)
 
     runner.run(scenario())
 

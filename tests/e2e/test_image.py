@@ -6,7 +6,7 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import skops.io
 
 from contract import names
 from contract.model_types import TRUSTED_TYPES
-from tests import running
+from tests.ahead import ServedImage
 from tests.e2e.container import Image
 from tests.running import Running
 
@@ -26,17 +26,9 @@ Predict = Callable[..., list[float]]
 
 
 @pytest.fixture(scope="module")
-def files(image: Image) -> set[str]:
-    """The image's files before it has run."""
-    return files_outside_var(image)
-
-
-@pytest.fixture(scope="module")
-def service(image: Image, files: set[str], free_port: Callable[[], int]) -> Iterator[Running]:
+def service(served_image: ServedImage) -> Running:
     """What the image runs: MODEL_SERVED=local. The last test ends it."""
-    environ = {**image.serve.environ, **running.ports(free_port)}
-    with running.system(image.serve.app, environ, image.command) as started:
-        yield started
+    return served_image.service
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +42,6 @@ def expected(image: Image) -> Predict:
         return result
 
     return predict
-
-
-def files_outside_var(image: Image) -> set[str]:
-    """The files of the image, but for those that running it may make."""
-    paths = (path.relative_to(image.serve.app) for path in image.serve.app.rglob("*"))
-    kept = {
-        str(path) for path in paths if path.parts[0] != "var" and "__pycache__" not in path.parts
-    }
-    return kept - {"launcher.log"}
 
 
 def test_stream_and_batch_answer_as_the_model_does(service: Running, expected: Predict) -> None:
@@ -245,10 +228,10 @@ def test_headers_that_drip_are_ended(service: Running) -> None:
 
 
 def test_sigterm_ends_the_image_which_has_written_to_var_only(
-    service: Running, image: Image, files: set[str]
+    service: Running, image: Image, served_image: ServedImage
 ) -> None:
     """Exit code 0, no process, no port; after all the tests above."""
     stopped = service.interrupt(signal.SIGTERM)
     assert (stopped.code, stopped.processes_left, stopped.ports_held) == (0, [], [])
     assert image.health_code(service.environ) == 1
-    assert files_outside_var(image) == files
+    assert image.files() == served_image.files

@@ -1,0 +1,204 @@
+"""What starts, trains or is built before a test needs it, while others leave a processor free."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests import running, starts
+from tests.conftest import (
+    find_free_port,
+    is_needed,
+    stop_process_group,
+    wait_until_healthy,
+)
+from tests.e2e import container
+from tests.e2e.container import Image
+from tests.running import Running
+
+FIRST_START_S = 600.0
+IMAGE_BUILD_S = 240.0
+
+
+@pytest.fixture(scope="session")
+def first_run(
+    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[Running]:
+    """`make run` in a clean copy, without var; it may still be training its first model.
+
+    It uses our virtual environment; that it makes one of its own is a test by itself.
+    """
+    clone = running.copy_project(tmp_path_factory.mktemp("clone") / "project")
+    if (Path(sys.prefix) / f".installed-{running.lock_sum()}").exists():
+        (clone / ".venv").symlink_to(sys.prefix)
+    launched = running.launch(clone, running.environ(free_port), ["make", "run"])
+    yield launched
+    running.stop(launched)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _the_slow_ones_go_ahead(request: pytest.FixtureRequest) -> None:
+    """Let them start, train and build while the unit tests leave a processor free."""
+    for needed, slow in (
+        ("mlflow_server", "launched_mlflow"),
+        ("first", "first_run"),
+        ("image", "image_build"),
+        ("served_image", "launched_image"),
+        ("hung_check", "hung_check"),
+        ("plain_serve_run", "plain_serve_run"),
+    ):
+        if is_needed(request, needed):
+            request.getfixturevalue(slow)
+
+
+@pytest.fixture(scope="session")
+def first(first_run: Running) -> Running:
+    """The system of the first `make run`. The last test of test_make_run.py ends it."""
+    running.await_start(first_run, FIRST_START_S)
+    return first_run
+
+
+@pytest.fixture(scope="session")
+def one_by_one() -> Iterator[ThreadPoolExecutor]:
+    """Does one thing after the other beside the tests."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def image_build(
+    one_by_one: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory
+) -> Future[Image]:
+    """What the Dockerfile makes; it may still be training."""
+    return one_by_one.submit(container.build_image, tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="session")
+def image(image_build: Future[Image]) -> Image:
+    """What the Dockerfile makes."""
+    return image_build.result(IMAGE_BUILD_S)
+
+
+@dataclass(frozen=True)
+class ServedImage:
+    """What the image runs, and the files that it had before."""
+
+    service: Running
+    files: set[str]
+
+
+@pytest.fixture(scope="session")
+def launched_image(
+    one_by_one: ThreadPoolExecutor, image_build: Future[Image], free_port: Callable[[], int]
+) -> Iterator[Future[ServedImage]]:
+    """The image, which may still be starting."""
+    ports = running.ports(free_port)
+
+    def launch() -> ServedImage:
+        image = image_build.result()
+        files = image.files()
+        environ = {**image.serve.environ, **ports}
+        return ServedImage(running.launch(image.serve.app, environ, image.command), files)
+
+    launched = one_by_one.submit(launch)
+    yield launched
+    running.stop(launched.result().service)
+
+
+@pytest.fixture(scope="session")
+def served_image(launched_image: Future[ServedImage]) -> ServedImage:
+    """The image, serving its own model. The last test of test_image.py ends it."""
+    served = launched_image.result(IMAGE_BUILD_S)
+    running.await_start(served.service)
+    return served
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A server that may still be starting."""
+
+    process: subprocess.Popen[bytes]
+    uri: str
+    log: Path
+
+    def wait(self) -> None:
+        """Return when it answers."""
+        wait_until_healthy(self.process, f"{self.uri}/health", self.log)
+
+
+@pytest.fixture(scope="session")
+def launched_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """A real MLflow server over SQLite; it may still be starting."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    port = find_free_port()
+    log = folder / "server.log"
+    command = [sys.executable, "-m", "mlflow", "server"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    yield Launched(process, f"http://127.0.0.1:{port}", log)
+    stop_process_group(process)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(launched_mlflow: Launched) -> str:
+    """The URI of a real MLflow server, shared by the whole test run.
+
+    Tests that must not see each other's models use model and experiment names of their own.
+    """
+    launched_mlflow.wait()
+    return launched_mlflow.uri
+
+
+@pytest.fixture(scope="session")
+def hung_check(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[starts.Ended]]:
+    """`serve_app check` of a server that hangs; it may still be waiting."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(starts.check_a_server_that_hangs, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def plain_serve_run(
+    one_by_one: ThreadPoolExecutor,
+    launched_mlflow: Launched,
+    tmp_path_factory: pytest.TempPathFactory,
+    free_port: Callable[[], int],
+) -> Future[tuple[requests.Response, str]]:
+    """What `serve run` answers and says without the launcher; it may still be starting."""
+    folder = tmp_path_factory.mktemp("plain")
+    environ = running.environ(
+        free_port,
+        MLFLOW_TRACKING_URI=launched_mlflow.uri,
+        MODEL_NAME="plain",
+        MODEL_CACHE_DIR=str(folder / "cache"),
+        HOME=str(folder),
+        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    )
+
+    def run() -> tuple[requests.Response, str]:
+        launched_mlflow.wait()
+        return starts.serve_run(running.copy_project(folder / "project"), environ)
+
+    return one_by_one.submit(run)
