@@ -72,6 +72,7 @@ RUN_ELSEWHERE = {
 
 SLOW = (
     "make train CONFIG=train_config_boosting.yaml",
+    'make promote VERSION=1 REASON="checked by hand"',
     ".venv/bin/python -m benchmarks.rollouts --quick",
     ".venv/bin/python -m benchmarks.stages",
 )

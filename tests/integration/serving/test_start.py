@@ -48,7 +48,12 @@ def _the_slow_one_goes_ahead(request: pytest.FixtureRequest) -> None:
     [
         ({"MODEL_NAME": "never-registered"}, 2, "no version of 'never-registered'"),
         ({"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, 4, "no MLflow server answers"),
-        ({"MLFLOW_TRACKING_URI": "http://192.0.2.1:5000"}, 4, "no MLflow server answers"),
+        pytest.param(
+            {"MLFLOW_TRACKING_URI": "http://192.0.2.1:5000"},
+            4,
+            "no MLflow server answers",
+            marks=pytest.mark.system,
+        ),
         ({"MODEL_SERVED": "s3"}, 2, "model_served"),
     ],
 )

@@ -54,6 +54,7 @@ def test_job_that_died_before_the_promotion_is_finished_by_the_next(
     assert aliases(mlflow_client, "small") == {names.CHAMPION: "1"}
 
 
+@pytest.mark.system
 def test_job_is_judged_again_when_the_champion_moved_meanwhile(
     small: Path,
     ray_environment: dict[str, str],
@@ -87,6 +88,7 @@ def test_job_is_judged_again_when_the_champion_moved_meanwhile(
     assert mlflow_client.get_model_version("small", "3").tags[names.TAG_JUDGED_AGAINST] == "2"
 
 
+@pytest.mark.system
 def test_job_waits_for_a_free_cpu_only_so_long(
     ray_environment: dict[str, str],
     train: Train,

@@ -126,6 +126,7 @@ def test_a_job_signs_what_it_has_logged_and_serving_takes_it(
         MlflowTracker(fresh).resolve("1")
 
 
+@pytest.mark.system
 def test_a_model_that_the_gate_refused_is_not_signed(
     train: Train,
     write_config: WriteConfig,
