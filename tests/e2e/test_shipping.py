@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -60,10 +59,8 @@ def test_the_build_exports_a_model_that_every_user_may_read(image: Image) -> Non
 
 @pytest.mark.system
 def test_the_services_of_compose_work_together(image: Image, ports: Environ) -> None:
-    """`web` serves the champion of `mlflow`; `train` submits to it and ends with the job's code."""
+    """`web` trains for `mlflow` and serves it; `train` submits to `web`, and has the job's code."""
     serve = image.serve
-    # A registry with a champion, so that `web` needs no training of its own.
-    shutil.copy(image.model.folder / "tmp" / "mlflow.db", serve.app / "var" / "mlflow")
     with mlflow_service(serve, ports):
         assert mlflow_status(ports, "mlflow:5000") == HTTPStatus.OK
         assert mlflow_status(ports, "mlflow.example:5000") == HTTPStatus.FORBIDDEN

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -27,8 +31,10 @@ SOON_S = 1.0
 """The 99th percentile of answers stays below it, whatever MLflow does: nobody waits for that."""
 
 
-def kill_controller(stage: Stage) -> None:
-    """End its process, and return when another runs."""
+def kill_controller(
+    stage: Stage, meanwhile: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> None:
+    """End its process, and return when another runs; the block of `meanwhile` lasts until then."""
     (before,) = stage.service.replicas("RolloutController")
     psutil.Process(before["pid"]).send_signal(signal.SIGKILL)
 
@@ -36,7 +42,8 @@ def kill_controller(stage: Stage) -> None:
         now = [one["replica_id"] for one in stage.service.replicas("RolloutController")]
         return len(now) == 1 and before["replica_id"] not in now
 
-    running.wait_for(is_replaced, RESTARTED_S)
+    with meanwhile():
+        running.wait_for(is_replaced, RESTARTED_S)
 
 
 def await_step(stage: Stage, version: str, step: int) -> None:
@@ -136,14 +143,14 @@ def test_a_rollout_survives_mlflow_at_each_step(staged: Stage, step: int, mood: 
 def test_a_bad_rollout_is_aborted_though_its_controller_was_killed(
     staged: Stage, step: int
 ) -> None:
-    """It has failed for nobody until then; MLflow is away while the controller is."""
+    """It fails for clients from then on, and for nobody before; MLflow is away meanwhile."""
     version = staged.add(RaisingForOne(1.0, PAUSE_S))
     champion = staged.standing()["champion"]
     with staged.traffic(may_fail=[version]) as traffic:
         staged.name_as(names.CHALLENGER, version)
         await_step(staged, version, step)
         staged.relay.turn("refusing")
-        kill_controller(staged)
+        kill_controller(staged, partial(failing_for_clients, staged, version))
         staged.relay.turn("well")
         last_at = fail_for_clients(staged, version)
         staged.await_end(version)
@@ -156,6 +163,25 @@ def test_a_bad_rollout_is_aborted_though_its_controller_was_killed(
     check_record(staged, version, names.ABORTED)
     assert staged.alias(names.CHALLENGER) is None
     assert staged.standing()["champion"] == champion
+
+
+@contextmanager
+def failing_for_clients(stage: Stage, version: str) -> Iterator[None]:
+    """Let ever new clients ask what a challenger fails at, inside the `with` block."""
+    is_over = threading.Event()
+
+    def ask() -> None:
+        numbers = itertools.count()
+        while not is_over.is_set():
+            ask_as(stage, f"{version}-early-{next(numbers)}", RARE)
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            yield
+        finally:
+            is_over.set()
+            asking.result()
 
 
 def fail_for_clients(stage: Stage, version: str) -> float:
