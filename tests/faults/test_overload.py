@@ -96,7 +96,7 @@ def overload(system: System, at_once: int, seconds: float) -> None:
     """Send three times too much, and check what becomes of it, meanwhile and after."""
     measured_s = min(MEASURED_S, seconds / 2)
     unloaded_per_s, unloaded_p99_s = unloaded(system, at_once, measured_s)
-    per_s = capacity(system, measured_s) if seconds >= LONG_S else unloaded_per_s
+    per_s = capacity(system, measured_s)
     held = [system.memory()]
     with flooded(system, 3 * per_s) as under_way:
         began = time.monotonic()

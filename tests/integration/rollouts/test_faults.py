@@ -193,7 +193,8 @@ def fail_for_clients(stage: Stage, version: str) -> float:
     raise AssertionError(f"not taken back: {stage.standing()}")
 
 
-@pytest.mark.parametrize("mood", ["refusing", pytest.param("hanging", marks=pytest.mark.system)])
+@pytest.mark.system
+@pytest.mark.parametrize("mood", ["refusing", "hanging"])
 def test_a_rollback_from_clients_does_not_wait_for_mlflow(staged: Stage, mood: Mood) -> None:
     """Nobody is answered by it 5 s after the verdict, whatever MLflow does."""
     version = staged.add(RaisingForOne(1.0, PAUSE_S))
@@ -212,8 +213,7 @@ def test_a_rollback_from_clients_does_not_wait_for_mlflow(staged: Stage, mood: M
     check_record(staged, version, names.ABORTED)
 
 
-@pytest.mark.system
-@pytest.mark.parametrize("mood", ["refusing", "hanging"])
+@pytest.mark.parametrize("mood", ["refusing", pytest.param("hanging", marks=pytest.mark.system)])
 def test_a_rollback_does_not_wait_for_mlflow(staged: Stage, mood: Mood) -> None:
     """It is applied first, and recorded when MLflow answers."""
     version = staged.add(Raising(1.0, PAUSE_S))
