@@ -1,4 +1,8 @@
-"""What starts, trains or is built before a test needs it, while others leave a processor free."""
+"""What starts, trains or is built before a test needs it, while others leave a processor free.
+
+What the tests of a folder share is launched by the folder before it, in its conftest.py: a system
+that has started takes a fifth of a processor, so none starts long before it is asked.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests import running, starts
+from tests import mlflow_relay, running, stage, starts
 from tests.conftest import (
     find_free_port,
     is_needed,
@@ -22,7 +26,11 @@ from tests.conftest import (
 )
 from tests.e2e import container
 from tests.e2e.container import Image
+from tests.faults import conftest as faults
+from tests.integration.rollouts.conftest import PAUSE_S
+from tests.odd_models import Line, Moody
 from tests.running import Running
+from tests.stage import Stage
 
 FIRST_START_S = 600.0
 IMAGE_BUILD_S = 240.0
@@ -202,3 +210,36 @@ def plain_serve_run(
         return starts.serve_run(running.copy_project(folder / "project"), environ)
 
     return one_by_one.submit(run)
+
+
+@pytest.fixture(scope="session")
+def launched_system(
+    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[Running]:
+    """What the tests of faults share; it may still be starting, while training is tested."""
+    root = tmp_path_factory.mktemp("faults")
+    launched = faults.launch(root, free_port, Moody(faults.SLOPE, faults.PAUSE_S))
+    yield launched
+    if launched.process.poll() is None:
+        running.stop(launched)
+
+
+@pytest.fixture(scope="session")
+def launched_stage(
+    mlflow_server: str, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[Stage]:
+    """What the tests of rollouts share; it may still be starting, while `make run` is tested."""
+    root = tmp_path_factory.mktemp("rollouts") / "project"
+    with mlflow_relay.relay(mlflow_server) as relay:
+        launched = stage.launch(
+            root,
+            running.environ(free_port),
+            mlflow_server,
+            relay,
+            "rollouts",
+            Line(1.0, PAUSE_S),
+            stage.with_rollouts(),
+        )
+        yield launched
+        if launched.service.process.poll() is None:
+            running.stop(launched.service)

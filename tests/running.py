@@ -279,12 +279,18 @@ def system(
     root: Path, environ: Mapping[str, str], command: Sequence[str] = ()
 ) -> Iterator[Running]:
     """A system that runs inside the `with` block."""
-    running = launch(root, environ, command)
-    try:
-        await_start(running)
+    with up(launch(root, environ, command)) as running:
         yield running
+
+
+@contextlib.contextmanager
+def up(launched: Running) -> Iterator[Running]:
+    """Let a system that may still be starting run inside the `with` block."""
+    try:
+        await_start(launched)
+        yield launched
     finally:
-        stop(running)
+        stop(launched)
 
 
 def change_config(root: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -217,6 +217,26 @@ def stage(
     has_api_keys: bool = True,
 ) -> Iterator[Stage]:
     """A system whose first champion is `first`; runs inside the `with` block."""
+    launched = launch(
+        root, environ, uri, relay, name, first, change, signed_with, has_api_keys=has_api_keys
+    )
+    with up(launched):
+        yield launched
+
+
+def launch(
+    root: Path,
+    environ: Mapping[str, str],
+    uri: str,
+    relay: Relay,
+    name: str,
+    first: Line,
+    change: Callable[[Config], None],
+    signed_with: Keys | None = None,
+    *,
+    has_api_keys: bool = True,
+) -> Stage:
+    """Register `first` as champion, begin to start a system that serves it, and return at once."""
     mlflow.set_tracking_uri(uri)
     client = MlflowClient(tracking_uri=uri)
     version = register(client, name, first, keys=signed_with)
@@ -233,9 +253,17 @@ def stage(
         }
     if signed_with is not None:
         own["ENDEAVOUR_SIGNING_PUBLIC_KEYS"] = str(signed_with.public)
-    with running.system(root, own) as service:
-        yield Stage(service, client, relay, name, {version: first.slope}, signed_with)
+    service = running.launch(root, own)
+    return Stage(service, client, relay, name, {version: first.slope}, signed_with)
+
+
+@contextmanager
+def up(launched: Stage) -> Iterator[Stage]:
+    """Let a stage that may still be starting run inside the `with` block; look for secrets then."""
+    with running.up(launched.service) as service:
+        yield launched
         running.wait_for(service.is_ready, READY_S)
+        client, name = launched.client, launched.name
         registered = client.get_registered_model(name)
         versions = client.search_model_versions(f"name = '{name}'")
         tags = (str(registered.tags), *(str(one.tags) for one in versions))

@@ -14,3 +14,10 @@ def _first_run_ends(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if is_needed(request, "first"):
         running.stop(request.getfixturevalue("first_run"))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _rollouts_go_ahead(request: pytest.FixtureRequest) -> None:
+    """Let the stage of tests/integration/rollouts start while these tests wait for `make run`."""
+    if is_needed(request, "launched_stage"):
+        request.getfixturevalue("launched_stage")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ import pytest
 
 from serve_app.access import key_file, keys
 from tests import models, odd_models, running, secrecy, traffic
-from tests.odd_models import Line, Moody
+from tests.odd_models import Line
 from tests.running import Running
 from tests.traffic import Task, Traffic
 
 SLOPE = 2.0
+PAUSE_S = 0.002
+"""How long the model of the shared system takes."""
 VERSION = "local"
 PER_S = 150.0
 ROWS = np.full((3, 1), 0.5)
@@ -97,8 +99,19 @@ def start(
     estimator: Line,
     change: Callable[[dict[str, Any]], None] = lambda config: None,
     **environ: str,
-) -> Any:
+) -> AbstractContextManager[Running]:
     """Return what runs a system with this model and one key, which is for everything."""
+    return running.up(launch(root, free_port, estimator, change, **environ))
+
+
+def launch(
+    root: Path,
+    free_port: Callable[[], int],
+    estimator: Line,
+    change: Callable[[dict[str, Any]], None] = lambda config: None,
+    **environ: str,
+) -> Running:
+    """Begin to start such a system, and return at once."""
     with odd_models.behaving():
         directory = models.write(
             root / "model", estimator.fit(ROWS), ROWS, ["x"], odd_models.TRUSTED
@@ -120,16 +133,13 @@ def start(
         "ENDEAVOUR_API_KEYS_FILE": str(root / "api_keys"),
         "ENDEAVOUR_API_KEY": sent,
     }
-    return running.system(project, running.environ(free_port, **own, **environ))
+    return running.launch(project, running.environ(free_port, **own, **environ))
 
 
 @pytest.fixture(scope="package")
-def shared_system(
-    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
-) -> Iterator[System]:
+def shared_system(launched_system: Running) -> Iterator[System]:
     """A system with two ingresses and two workers."""
-    root = tmp_path_factory.mktemp("faults")
-    with start(root, free_port, Moody(SLOPE, 0.002)) as service:
+    with running.up(launched_system) as service:
         yield System(service)
         running.wait_for(service.is_ready, BACK_S)
         secrecy.check(service)

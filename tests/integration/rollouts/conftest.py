@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import requests
 
-from tests import mlflow_relay, running, stage
-from tests.odd_models import Line
+from tests import stage
 from tests.stage import Stage
 
 PAUSE_S = 0.002
@@ -25,24 +24,10 @@ RESTARTED_S = 60.0
 
 
 @pytest.fixture(scope="package")
-def shared_stage(
-    mlflow_server: str, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
-) -> Iterator[Stage]:
+def shared_stage(launched_stage: Stage) -> Iterator[Stage]:
     """A service with short steps."""
-    root = tmp_path_factory.mktemp("rollouts") / "project"
-    with (
-        mlflow_relay.relay(mlflow_server) as relay,
-        stage.stage(
-            root,
-            running.environ(free_port),
-            mlflow_server,
-            relay,
-            "rollouts",
-            Line(1.0, PAUSE_S),
-            stage.with_rollouts(),
-        ) as running_stage,
-    ):
-        yield running_stage
+    with stage.up(launched_stage) as up:
+        yield up
 
 
 @pytest.fixture

@@ -124,6 +124,7 @@ def test_a_model_directory_that_cannot_be_served_is_named(
     assert not (root / "var" / "run.json").exists()
 
 
+@pytest.mark.system
 @pytest.mark.timeout(200)
 def test_plain_serve_run_works_without_launcher_and_environment(
     plain_serve_run: Future[tuple[requests.Response, str]],

@@ -100,6 +100,13 @@ def _ray_goes_ahead(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("ray_head")
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _faults_go_ahead(request: pytest.FixtureRequest) -> None:
+    """Let the system of tests/faults start while these tests wait for MLflow."""
+    if is_needed(request, "launched_system"):
+        request.getfixturevalue("launched_system")
+
+
 @pytest.fixture(scope="package")
 def ray_environment(ray_head: Head) -> dict[str, str]:
     """The environment that names a Ray head with two CPUs."""

@@ -178,6 +178,7 @@ def test_second_job_with_nothing_changed_registers_nothing(
     assert only_run(mlflow_client, "promoted").info.run_id == promoted.run.info.run_id
 
 
+@pytest.mark.system
 def test_refused_model_changes_nothing_and_keeps_its_run(
     promoted: Trained, train: Train, write_config: WriteConfig, mlflow_client: MlflowClient
 ) -> None:
@@ -245,6 +246,7 @@ def bucket(free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> Ite
     server.stop()
 
 
+@pytest.mark.system
 def test_classifier_is_trained_from_parquet_on_s3(
     bucket: str,
     train: Train,

@@ -70,6 +70,7 @@ def again(walked: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]
     return run
 
 
+@pytest.mark.system
 def test_job_makes_a_challenger_and_says_so(walked: Path, mlflow_client: MlflowClient) -> None:
     """Exit code 0 for either; the version carries the gate's word, and no promotion."""
     assert aliases(mlflow_client, MODEL) == {names.CHAMPION: "1", names.CHALLENGER: "2"}
@@ -79,6 +80,7 @@ def test_job_makes_a_challenger_and_says_so(walked: Path, mlflow_client: MlflowC
     assert not any(key.startswith(names.TAG_PROMOTION) for key in tags)
 
 
+@pytest.mark.system
 def test_same_job_again_says_that_its_version_is_challenger(
     again: Callable[[], str], mlflow_client: MlflowClient
 ) -> None:
@@ -89,6 +91,7 @@ def test_same_job_again_says_that_its_version_is_challenger(
     assert versions(mlflow_client, MODEL) == ["2", "1"]
 
 
+@pytest.mark.system
 def test_same_job_again_says_why_its_rollout_was_aborted(
     walked: Path, again: Callable[[], str], mlflow_client: MlflowClient
 ) -> None:
@@ -106,6 +109,7 @@ def test_same_job_again_says_why_its_rollout_was_aborted(
     assert again().endswith("and it is champion: nothing registered")
 
 
+@pytest.mark.system
 def test_same_job_again_leaves_a_model_without_champion_so(
     again: Callable[[], str], mlflow_client: MlflowClient
 ) -> None:
