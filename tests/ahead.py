@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests import mlflow_relay, running, stage, starts
+from tests import houses, mlflow_relay, running, stage, starts
 from tests.conftest import (
     find_free_port,
     is_needed,
@@ -28,6 +28,7 @@ from tests.e2e import container
 from tests.e2e.container import Image
 from tests.faults import conftest as faults
 from tests.integration.rollouts.conftest import PAUSE_S
+from tests.integration.serving import conftest as serving
 from tests.odd_models import Line, Moody
 from tests.running import Running
 from tests.stage import Stage
@@ -243,3 +244,25 @@ def launched_stage(
         yield launched
         if launched.service.process.poll() is None:
             running.stop(launched.service)
+
+
+@pytest.fixture(scope="session")
+def houses_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of tests/houses.py."""
+    return houses.write(tmp_path_factory.mktemp("houses") / "model")
+
+
+@pytest.fixture(scope="session")
+def launched_houses(
+    houses_directory: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    free_port: Callable[[], int],
+) -> Iterator[Running]:
+    """What the tests of serving share; it may still be starting, while rollouts are tested."""
+    root = running.copy_project(tmp_path_factory.mktemp("shared") / "project")
+    serving.configure(root, houses_directory)
+    environ = running.environ(free_port, RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S="1")
+    launched = running.launch(root, environ)
+    yield launched
+    if launched.process.poll() is None:
+        running.stop(launched)

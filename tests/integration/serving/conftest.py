@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tests.running import Running
 DEPLOY_S = 120.0
 
 Config = dict[str, Any]
+Change = Callable[[Config], None]
 Serve = Callable[..., Running]
 
 
@@ -30,38 +30,37 @@ def client(mlflow_server: str) -> MlflowClient:
 
 
 @pytest.fixture(scope="package")
-def serve(
-    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
-) -> Iterator[Serve]:
+def serve(launched_houses: Running, houses_directory: Path) -> Iterator[Serve]:
     """Serve a model directory, with another change of serve_config.yaml if that is given.
 
-    One ingress and one worker do. The first call starts a system; each later one, which takes half
-    the time, replaces what it serves. So a module calls it once, and keeps what is returned to
-    itself.
+    There is one system, with one ingress and one worker, which is replaced by each call; at first
+    it serves the houses. So a module calls it once, and keeps what is returned to itself.
     """
-    root = running.copy_project(tmp_path_factory.mktemp("shared") / "project")
-    shipped = (root / "serve_config.yaml").read_text()
-    environ = running.environ(free_port, RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S="1")
-    started: list[Running] = []
+    served: list[tuple[Path, Change | None]] = [(houses_directory, None)]
 
-    def serve(directory: Path, change: Callable[[Config], None] | None = None) -> Running:
-        def with_model(config: Config) -> None:
-            served = {"model_served": "local", "model_dir": str(directory)}
-            config["applications"][0]["args"].update(served)
-            for one in config["applications"][0]["deployments"]:
-                one.get("autoscaling_config", {}).update(min_replicas=1)
+    def serve(directory: Path, change: Change | None = None) -> Running:
+        if served[-1] != (directory, change):
+            configure(service.root, directory, change)
+            deploy(service)
+            served.append((directory, change))
+        return service
 
-        (root / "serve_config.yaml").write_text(shipped)
-        for one in (with_model, *([change] if change else [])):
-            running.change_config(root, one)
-        if started:
-            deploy(started[0])
-        else:
-            started.append(stack.enter_context(running.system(root, environ)))
-        return started[0]
-
-    with ExitStack() as stack:
+    with running.up(launched_houses) as service:
         yield serve
+
+
+def configure(root: Path, directory: Path, change: Change | None = None) -> None:
+    """Let a copy's serve_config.yaml serve a model directory, and differ by nothing else."""
+
+    def with_model(config: Config) -> None:
+        served = {"model_served": "local", "model_dir": str(directory)}
+        config["applications"][0]["args"].update(served)
+        for one in config["applications"][0]["deployments"]:
+            one.get("autoscaling_config", {}).update(min_replicas=1)
+
+    (root / "serve_config.yaml").write_text((running.ROOT / "serve_config.yaml").read_text())
+    for one in (with_model, *([change] if change else [])):
+        running.change_config(root, one)
 
 
 def deploy(service: Running) -> None:

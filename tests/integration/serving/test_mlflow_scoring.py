@@ -19,12 +19,9 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.pyfunc.scoring_server.client import ScoringServerClient
-from sklearn.compose import make_column_transformer
-from sklearn.linear_model import LinearRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
 
-from tests import models, running
+from tests import running
+from tests.houses import CITIES, ESTIMATOR, HOUSES, houses
 from tests.integration.serving.conftest import Serve
 from tests.running import Running
 
@@ -34,51 +31,24 @@ MLFLOW_START_TIMEOUT_S = 90.0
 JSON = "application/json"
 CSV = "text/csv"
 ARROW = "application/vnd.apache.arrow.stream"
-CITIES = ["Oslo", "Rome", "São Paulo"]
-RANDOM = np.random.default_rng(0)
-
-
-def houses(count: int) -> pd.DataFrame:
-    """Records with a column of each kind."""
-    return pd.DataFrame(
-        {
-            "size": RANDOM.uniform(20, 200, count),
-            "slope": RANDOM.normal(size=count).astype(np.float32),
-            "rooms": RANDOM.integers(1, 9, count),
-            "floor": RANDOM.integers(-1, 9, count).astype(np.int32),
-            "is_new": RANDOM.choice([False, True], count),
-            "city": RANDOM.choice(CITIES, count),
-        }
-    )
-
-
-HOUSES = houses(1000)
-ESTIMATOR = make_pipeline(
-    make_column_transformer((OneHotEncoder(), ["city"]), remainder="passthrough"),
-    LinearRegression(),
-).fit(HOUSES, 7 * HOUSES["size"] + HOUSES["slope"] + RANDOM.normal(size=len(HOUSES)))
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of a column of each kind."""
-    return models.write_frame(tmp_path_factory.mktemp("houses") / "model", ESTIMATOR, HOUSES)
-
-
-@pytest.fixture(scope="module")
-def service(serve: Serve, directory: Path) -> Running:
+def service(serve: Serve, houses_directory: Path) -> Running:
     """Our own service of the model."""
-    return serve(directory)
+    return serve(houses_directory)
 
 
 @pytest.fixture(scope="module")
 def mlflow_url(
-    directory: Path, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+    houses_directory: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    free_port: Callable[[], int],
 ) -> Iterator[str]:
     """Where `mlflow models serve` answers with the same model."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
-    command += ["--model-uri", str(directory), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model-uri", str(houses_directory), "--host", "127.0.0.1", "--port", str(port)]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     log = tmp_path_factory.mktemp("mlflow") / "serve.log"
     with log.open("wb") as output:
