@@ -215,14 +215,20 @@ def plain_serve_run(
 
 @pytest.fixture(scope="session")
 def launched_system(
-    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
-) -> Iterator[Running]:
-    """What the tests of faults share; it may still be starting, while training is tested."""
-    root = tmp_path_factory.mktemp("faults")
-    launched = faults.launch(root, free_port, Moody(faults.SLOPE, faults.PAUSE_S))
+    one_by_one: ThreadPoolExecutor,
+    tmp_path_factory: pytest.TempPathFactory,
+    free_port: Callable[[], int],
+) -> Iterator[Future[Running]]:
+    """What the tests of faults share; it may still be starting, while training is tested.
+
+    It starts when all that was launched before has been built: Ray gives its own processes 30 s.
+    """
+    estimator = Moody(faults.SLOPE, faults.PAUSE_S)
+    prepared = faults.prepare(tmp_path_factory.mktemp("faults"), free_port, estimator)
+    launched = one_by_one.submit(running.launch, *prepared)
     yield launched
-    if launched.process.poll() is None:
-        running.stop(launched)
+    if launched.result().process.poll() is None:
+        running.stop(launched.result())
 
 
 @pytest.fixture(scope="session")

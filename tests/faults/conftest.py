@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,17 +102,17 @@ def start(
     **environ: str,
 ) -> AbstractContextManager[Running]:
     """Return what runs a system with this model and one key, which is for everything."""
-    return running.up(launch(root, free_port, estimator, change, **environ))
+    return running.system(*prepare(root, free_port, estimator, change, **environ))
 
 
-def launch(
+def prepare(
     root: Path,
     free_port: Callable[[], int],
     estimator: Line,
     change: Callable[[dict[str, Any]], None] = lambda config: None,
     **environ: str,
-) -> Running:
-    """Begin to start such a system, and return at once."""
+) -> tuple[Path, dict[str, str]]:
+    """Return a copy of the project for such a system, and its environment."""
     with odd_models.behaving():
         directory = models.write(
             root / "model", estimator.fit(ROWS), ROWS, ["x"], odd_models.TRUSTED
@@ -133,13 +134,13 @@ def launch(
         "ENDEAVOUR_API_KEYS_FILE": str(root / "api_keys"),
         "ENDEAVOUR_API_KEY": sent,
     }
-    return running.launch(project, running.environ(free_port, **own, **environ))
+    return project, running.environ(free_port, **own, **environ)
 
 
 @pytest.fixture(scope="package")
-def shared_system(launched_system: Running) -> Iterator[System]:
+def shared_system(launched_system: Future[Running]) -> Iterator[System]:
     """A system with two ingresses and two workers."""
-    with running.up(launched_system) as service:
+    with running.up(launched_system.result(running.START_TIMEOUT_S)) as service:
         yield System(service)
         running.wait_for(service.is_ready, BACK_S)
         secrecy.check(service)
