@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import running
-from tests.conftest import is_needed
+from tests.conftest import is_needed, let_go_ahead
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -19,5 +19,4 @@ def _first_run_ends(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="package", autouse=True)
 def _rollouts_go_ahead(request: pytest.FixtureRequest) -> None:
     """Let the stage of tests/integration/rollouts start while these tests wait for `make run`."""
-    if is_needed(request, "launched_stage"):
-        request.getfixturevalue("launched_stage")
+    let_go_ahead(request, "launched_stage")

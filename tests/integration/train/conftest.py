@@ -20,7 +20,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from tests.conftest import is_needed
+from tests.conftest import is_needed, let_go_ahead
 
 ROOT = Path(__file__).parents[3]
 RAY_START_TIMEOUT_S = 90.0
@@ -103,8 +103,7 @@ def _ray_goes_ahead(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="package", autouse=True)
 def _faults_go_ahead(request: pytest.FixtureRequest) -> None:
     """Let the system of tests/faults start while these tests wait for MLflow."""
-    if is_needed(request, "launched_system"):
-        request.getfixturevalue("launched_system")
+    let_go_ahead(request, "launched_system")
 
 
 @pytest.fixture(scope="package")
