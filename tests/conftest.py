@@ -16,8 +16,9 @@ import requests
 
 pytest_plugins = ["tests.ahead"]
 
-ORDER = ("unit", "integration/train", "e2e")
-"""The folders that come first, so that what goes ahead starts and trains while these run."""
+ORDER = ("unit", "e2e", "integration/train")
+"""The folders that come first: what goes ahead starts and trains while the unit tests run, and a
+system that has started ends before others need the processors."""
 
 PORTS = range(20_000, 30_000)
 """Below the ephemeral range, so that no outgoing connection takes a port between probe and use."""

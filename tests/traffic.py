@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import gc
 import json
 import subprocess
 import sys
@@ -18,14 +19,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-import aiohttp
 import numpy as np
+import uvloop
 
 from tests import running
+from tests.keep_alive import Answer, Client
 
 ANSWER_TIMEOUT_S = 30.0
 MOST_REMEMBERED = 100
 BATCH_ROWS = 5
+GARBAGE = (50_000, 20, 1000)
+"""When Python collects it: a collection of all objects is a pause of ours, not of the service."""
 GOLDEN = 0.6180339887498949
 """Its multiples are spread evenly over the unit interval, modulo 1."""
 
@@ -152,9 +156,9 @@ def traffic(task: Task) -> Iterator[Traffic]:
 class Sender:
     """Sends and keeps the ledger."""
 
-    def __init__(self, task: Task, session: aiohttp.ClientSession) -> None:
+    def __init__(self, task: Task, client: Client) -> None:
         self._task = task
-        self._session = session
+        self._client = client
         self._end = asyncio.Event()
         self.ledger = Ledger()
         self._right: collections.Counter[str] = collections.Counter()
@@ -194,13 +198,13 @@ class Sender:
         is_batch = self._task.batch_every > 0 and number % self._task.batch_every == 0
         xs = [x + step for step in range(BATCH_ROWS)] if is_batch else [x]
         try:
-            async with self._session.post(
-                f"{self._task.url}/{'batch' if is_batch else 'stream'}",
-                json={"X": xs if is_batch else x},
-                headers={"x-client-id": client, "x-api-key": self._task.key},
-            ) as answer:
-                content = await answer.json(content_type=None)
-        except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
+            answer = await self._client.post(
+                "/batch" if is_batch else "/stream",
+                {"X": xs if is_batch else x},
+                {"x-client-id": client, "x-api-key": self._task.key},
+            )
+            content = answer.json()
+        except (OSError, ValueError, TimeoutError) as error:
             self._lose(due, f"request {number}: {type(error).__name__}: {error}")
             return
         took_s = time.monotonic() - due
@@ -213,9 +217,7 @@ class Sender:
         if what := self._judge(client, xs, answer, content):
             self._lose(due, f"request {number}: {what}")
 
-    def _judge(
-        self, client: str, xs: list[float], answer: aiohttp.ClientResponse, found: Any
-    ) -> str | None:
+    def _judge(self, client: str, xs: list[float], answer: Answer, found: Any) -> str | None:
         """Count an answer; return what is wrong with it, if anything is."""
         version = answer.headers.get("x-model-version", "")
         key = f"{version} {answer.headers.get('x-model-role')}"
@@ -256,12 +258,13 @@ async def main() -> None:
     end = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_reader(sys.stdin, end.set)
-    timeout = aiohttp.ClientTimeout(ANSWER_TIMEOUT_S)
-    connector = aiohttp.TCPConnector(limit=task.connections)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-        ledger = await Sender(task, session).run(end)
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
+    async with Client(task.url, task.connections, ANSWER_TIMEOUT_S) as client:
+        ledger = await Sender(task, client).run(end)
     print(json.dumps(asdict(ledger)))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

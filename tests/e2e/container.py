@@ -14,6 +14,8 @@ from pathlib import Path
 from tests.e2e.dockerfile import ROOT, Stage, chain, read
 
 CHECK_S = 10.0
+RUN_S = 400.0
+"""For a command of the build, while others keep all processors busy."""
 
 
 @dataclass
@@ -137,7 +139,7 @@ def _copy(source: Path, target: Path) -> None:
 def _run(container: Container, line: str) -> None:
     # Owners can be set by root only, and inside the folder they are of no importance.
     line = re.sub(r"--(owner|group)=\d+ ", "", line)
-    done = container.run(["/bin/sh", "-c", line], timeout_s=120, changes={})
+    done = container.run(["/bin/sh", "-c", line], timeout_s=RUN_S, changes={})
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 

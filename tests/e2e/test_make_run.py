@@ -21,6 +21,9 @@ from tests import running
 from tests.conftest import is_needed
 from tests.running import Running, Stopped
 
+JOB_S = 240.0
+"""For a training job, while others keep all processors busy."""
+
 AGAIN_START_S = 60.0
 """Within which a second `make run` answers, on a machine that has other things to do, too."""
 
@@ -143,7 +146,7 @@ def test_training_again_with_nothing_changed_registers_nothing(first: Running) -
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=JOB_S,
     )
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert "version 1" in completed.stdout
@@ -163,7 +166,7 @@ def test_a_refused_model_changes_nothing_and_the_job_says_3(first: Running) -> N
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=JOB_S,
     )
     assert completed.returncode == 3, completed.stdout + completed.stderr
     assert "0.99" in completed.stdout
@@ -271,7 +274,7 @@ def test_the_model_is_exported_and_ctrl_c_leaves_nothing(first: Running) -> None
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=JOB_S,
     )
     assert exported.returncode == 0, exported.stdout + exported.stderr
     assert (first.root / "var/model/model.skops").is_file()

@@ -27,7 +27,7 @@ STAGES = read()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())[
     "services"
 ]
-JOB_S = 120.0
+JOB_S = 240.0
 
 
 @pytest.fixture

@@ -126,6 +126,7 @@ def test_a_model_directory_that_cannot_be_served_is_named(
 
 @pytest.mark.system
 @pytest.mark.timeout(200)
+@pytest.mark.system
 def test_plain_serve_run_works_without_launcher_and_environment(
     plain_serve_run: Future[tuple[requests.Response, str]],
 ) -> None:

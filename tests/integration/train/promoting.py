@@ -20,11 +20,9 @@ EXPERIMENT = "candidates"
 
 
 def each_write(count: int) -> pytest.MarkDecorator:
-    """A test for each of so many writes; those between the first and the last by `test-system`."""
-    between = range(1, count - 1)
-    numbers = [
-        pytest.param(at, marks=pytest.mark.system) if at in between else at for at in range(count)
-    ]
+    """A test for each of so many writes; all but the last by `test-system`."""
+    last = count - 1
+    numbers = [*(pytest.param(at, marks=pytest.mark.system) for at in range(last)), last]
     return pytest.mark.parametrize("writes", numbers)
 
 

@@ -68,6 +68,7 @@ def test_second_version_is_challenger_and_the_champion_stays(mlflow_client: Mlfl
     assert [move.to_version for move in record(mlflow_client, "roll-second")] == ["1"]
 
 
+@pytest.mark.system
 def test_third_version_takes_the_alias_of_the_second(mlflow_client: MlflowClient) -> None:
     """The newest is next; whoever runs the rollout of the second remembers that by himself."""
     made = two(mlflow_client, "roll-third")
@@ -76,7 +77,13 @@ def test_third_version_takes_the_alias_of_the_second(mlflow_client: MlflowClient
     assert made.registry.aliases() == {names.CHAMPION: "1", names.CHALLENGER: "3"}
 
 
-@pytest.mark.parametrize("said", [names.OFF, ""], ids=["off", "said nothing"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(names.OFF, id="off", marks=pytest.mark.system),
+        pytest.param("", id="said nothing"),
+    ],
+)
 def test_without_rollouts_a_candidate_is_champion_at_once(
     mlflow_client: MlflowClient, said: str
 ) -> None:
@@ -154,6 +161,7 @@ def test_challenger_is_promoted_by_a_recorded_move(mlflow_client: MlflowClient) 
     assert made.roll_back("after all") == "1"
 
 
+@pytest.mark.system
 def test_promoted_challenger_leaves_a_newer_one_its_alias(mlflow_client: MlflowClient) -> None:
     """The third waits, and is next."""
     made = two(mlflow_client, "roll-newer")
@@ -177,7 +185,7 @@ def test_challenger_is_not_promoted_over_a_champion_it_was_not_compared_with(
     assert (made.registry.aliases(), tags_by_version(mlflow_client, "roll-moved")) == before
 
 
-@pytest.mark.parametrize("undo", ["abort", "rollback"])
+@pytest.mark.parametrize("undo", ["abort", pytest.param("rollback", marks=pytest.mark.system)])
 def test_promotion_that_came_too_late_undoes_nothing(
     mlflow_client: MlflowClient, undo: str
 ) -> None:
@@ -196,6 +204,7 @@ def test_promotion_that_came_too_late_undoes_nothing(
     assert made.registry.aliases() == before
 
 
+@pytest.mark.system
 def test_aborted_version_that_is_named_again_may_be_promoted(mlflow_client: MlflowClient) -> None:
     """Its new rollout counts, though a newer version takes the alias meanwhile."""
     made = two(mlflow_client, "roll-named-again")
@@ -240,6 +249,7 @@ def test_dropped_challenger_says_why(mlflow_client: MlflowClient) -> None:
     assert not made.drop_challenger("2", names.ABORTED, ["5% errors", "3 times slower"])
 
 
+@pytest.mark.system
 def test_dropped_challenger_leaves_a_newer_one_its_alias(mlflow_client: MlflowClient) -> None:
     """The record goes to the version that was dropped, wherever the alias is."""
     made = two(mlflow_client, "roll-dropped-newer")
@@ -268,7 +278,7 @@ def promote_by_hand(made: Promoter, version: str, start: threading.Barrier) -> b
     return made.promote_version(version, "by hand")
 
 
-@pytest.mark.parametrize("pairs", [3, pytest.param(10, marks=pytest.mark.system)])
+@pytest.mark.parametrize("pairs", [1, pytest.param(10, marks=pytest.mark.system)])
 def test_rollout_and_person_at_once_end_with_one_champion(
     mlflow_server: str, mlflow_client: MlflowClient, pairs: int
 ) -> None:
@@ -335,6 +345,7 @@ def test_promotion_of_a_challenger_that_dies_at_any_write_is_finished_by_the_nex
     assert placed == ("2", False, "promoted")
 
 
+@pytest.mark.system
 def test_next_move_finishes_the_record_of_one_that_was_cut_off(mlflow_client: MlflowClient) -> None:
     """A rollout that died when `champion` had moved, then a move by hand: no gap."""
     made = two(mlflow_client, "roll-settled")
