@@ -71,7 +71,7 @@ def check_a_server_that_hangs(cache: Path) -> Ended:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=80,
         )
         took_s = time.monotonic() - server.asked_at[0]
         server.ended.set()

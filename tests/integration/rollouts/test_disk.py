@@ -23,7 +23,7 @@ from tests.traffic import report
 def test_a_version_that_a_full_disk_has_refused_is_served_once_there_is_room(staged: Stage) -> None:
     """The reason is shown meanwhile; nobody has to do anything."""
     first = staged.standing()["champion"]
-    version = staged.add(Line(1.6, PAUSE_S))
+    version = staged.add(Line(1.01, PAUSE_S))
     (controller,) = staged.service.replicas("RolloutController")
     with staged.traffic() as traffic:
         before = resource.prlimit(controller["pid"], resource.RLIMIT_FSIZE)
@@ -46,7 +46,7 @@ def test_copies_that_a_crash_has_cut_off_or_damaged_are_fetched_again(staged: St
     digest = staged.service.get("/model").json()["digest"]
     file = cache / "files" / digest / names.MODEL_FILE
     whole = file.read_bytes()
-    version = staged.add(Line(1.8, PAUSE_S))
+    version = staged.add(Line(1.02, PAUSE_S))
     (controller,) = staged.service.replicas("RolloutController")
     worker = staged.service.replicas("ModelWorker")[0]
     with staged.traffic() as traffic:

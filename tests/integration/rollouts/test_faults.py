@@ -76,6 +76,7 @@ def check_record(stage: Stage, version: str, outcome: str) -> None:
 def walk(stage: Stage, troubles: Mapping[int, Callable[[Stage], None]], title: str) -> None:
     """Walk a good challenger to the end, with some trouble at each of these steps.
 
+    The champion's slope is near 1: a challenger of other predictions would be aborted.
     Nothing is lost, each client goes over once, at most, and never back. What stands on record is
     what the controller goes on with: no step is skipped.
     """
