@@ -34,7 +34,7 @@ from tests.running import Running
 from tests.stage import Stage
 
 FIRST_START_S = 600.0
-IMAGE_BUILD_S = 600.0
+IMAGE_BUILD_S = 280.0
 
 
 @pytest.fixture(scope="session")
