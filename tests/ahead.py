@@ -1,7 +1,7 @@
 """What starts, trains or is built before a test needs it, while others leave a processor free.
 
-What the tests of a folder share is launched by the folder before it, in its conftest.py: a system
-that has started takes a fifth of a processor, so none starts long before it is asked.
+A system that has started takes a fifth of a processor or more, so none starts long before it is
+asked: `BESIDE` says beside which tests each one does.
 """
 
 from __future__ import annotations
@@ -32,6 +32,13 @@ from tests.integration.serving import conftest as serving
 from tests.odd_models import Line, Moody
 from tests.running import Running
 from tests.stage import Stage
+
+BESIDE = {
+    "integration/train/test_promotion.py": "launched_system",
+    "integration/deploy/test_mlflow_accounts.py": "launched_stage",
+    "integration/rollouts/test_rollout.py": "launched_houses",
+}
+"""What the tests of a folder share starts beside a module shortly before it."""
 
 FIRST_START_S = 600.0
 IMAGE_BUILD_S = 280.0
@@ -66,6 +73,16 @@ def _the_slow_ones_go_ahead(request: pytest.FixtureRequest) -> None:
     ):
         if is_needed(request, needed):
             request.getfixturevalue(slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _the_next_system_goes_ahead(request: pytest.FixtureRequest) -> None:
+    """Launch what comes soon, unless long tests run: those want no neighbours."""
+    items = request.session.items
+    has_long_ones = any(item.get_closest_marker("system") is not None for item in items)
+    fixture = BESIDE.get(request.path.relative_to(Path(__file__).parent).as_posix())
+    if fixture is not None and is_needed(request, fixture) and not has_long_ones:
+        request.getfixturevalue(fixture)
 
 
 @pytest.fixture(scope="session")
@@ -219,7 +236,7 @@ def launched_system(
     tmp_path_factory: pytest.TempPathFactory,
     free_port: Callable[[], int],
 ) -> Iterator[Future[Running]]:
-    """What the tests of faults share; it may still be starting, while training is tested.
+    """What the tests of faults share; it may still be starting.
 
     It starts when all that was launched before has been built: Ray gives its own processes 30 s.
     """
@@ -235,7 +252,7 @@ def launched_system(
 def launched_stage(
     mlflow_server: str, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
 ) -> Iterator[Stage]:
-    """What the tests of rollouts share; it may still be starting, while `make run` is tested."""
+    """What the tests of rollouts share; it may still be starting."""
     root = tmp_path_factory.mktemp("rollouts") / "project"
     with mlflow_relay.relay(mlflow_server) as relay:
         launched = stage.launch(
@@ -264,7 +281,7 @@ def launched_houses(
     tmp_path_factory: pytest.TempPathFactory,
     free_port: Callable[[], int],
 ) -> Iterator[Running]:
-    """What the tests of serving share; it may still be starting, while rollouts are tested."""
+    """What the tests of serving share; it may still be starting."""
     root = running.copy_project(tmp_path_factory.mktemp("shared") / "project")
     serving.configure(root, houses_directory)
     environ = running.environ(free_port, RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S="1")

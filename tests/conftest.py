@@ -43,14 +43,6 @@ def is_needed(request: pytest.FixtureRequest, fixture: str) -> bool:
     return any(fixture in getattr(item, "fixturenames", ()) for item in request.session.items)
 
 
-def let_go_ahead(request: pytest.FixtureRequest, fixture: str) -> None:
-    """Launch what tests of another folder need, unless long tests run: those want no neighbours."""
-    items = request.session.items
-    has_long_ones = any(item.get_closest_marker("system") is not None for item in items)
-    if is_needed(request, fixture) and not has_long_ones:
-        request.getfixturevalue(fixture)
-
-
 def find_free_port() -> int:
     """Return a port on which nothing listens, chosen at random so that two copies rarely meet."""
     for port in random.sample(PORTS, 200):

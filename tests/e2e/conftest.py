@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import running
-from tests.conftest import is_needed, let_go_ahead
+from tests.conftest import is_needed
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -14,9 +14,3 @@ def _first_run_ends(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if is_needed(request, "first"):
         running.stop(request.getfixturevalue("first_run"))
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _rollouts_go_ahead(request: pytest.FixtureRequest) -> None:
-    """Let the stage of tests/integration/rollouts start while these tests wait for `make run`."""
-    let_go_ahead(request, "launched_stage")

@@ -153,6 +153,7 @@ def test_training_again_with_nothing_changed_registers_nothing(first: Running) -
     assert versions(first) == ["1"]
 
 
+@pytest.mark.system
 def test_a_refused_model_changes_nothing_and_the_job_says_3(first: Running) -> None:
     """The gate's exit code comes through Ray's job; alias and versions stay."""
     config = yaml.safe_load((first.root / "train_config.yaml").read_text())
@@ -177,7 +178,7 @@ def test_a_refused_model_changes_nothing_and_the_job_says_3(first: Running) -> N
 def test_an_interrupted_training_command_stops_its_job(first: Running) -> None:
     """SIGTERM ends the command as a shell expects, and nobody's job goes on."""
     with subprocess.Popen(
-        [first.root / ".venv/bin/python", "-m", "launcher", "train", "--config", "hard.yaml"],
+        [first.root / ".venv/bin/python", "-m", "launcher", "train"],
         cwd=first.root,
         env=dict(first.environ),
         stdout=subprocess.PIPE,
@@ -288,6 +289,7 @@ def assert_nothing_is_left(stopped: Stopped) -> None:
     assert stopped.took_s < running.STOP_TIMEOUT_S
 
 
+@pytest.mark.system
 @pytest.mark.timeout(200)
 def test_a_closed_terminal_ends_everything(tmp_path: Path, free_port: Callable[[], int]) -> None:
     """The terminal goes away in the middle of the start; nothing stays behind."""

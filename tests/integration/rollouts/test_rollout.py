@@ -12,16 +12,9 @@ import pytest
 
 from contract import names
 from tests import running
-from tests.conftest import let_go_ahead
 from tests.integration.rollouts.conftest import MOST_LIVE_STEP, PAUSE_S, ROLLED_BACK_S, ask_as
 from tests.odd_models import RARE, Crashing, Line, Missing, Raising, RaisingForOne, Shifted
 from tests.stage import Stage
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _serving_goes_ahead(request: pytest.FixtureRequest) -> None:
-    """Let the system of tests/integration/serving start while these tests wait for verdicts."""
-    let_go_ahead(request, "launched_houses")
 
 
 @pytest.mark.parametrize(

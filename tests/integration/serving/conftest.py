@@ -12,7 +12,7 @@ import requests
 import yaml
 from mlflow import MlflowClient
 
-from tests import running
+from tests import customers, models, running
 from tests.running import Running
 
 DEPLOY_S = 120.0
@@ -27,6 +27,13 @@ def client(mlflow_server: str) -> MlflowClient:
     """A client of the shared server, which MLflow's own functions ask too."""
     mlflow.set_tracking_uri(mlflow_server)
     return MlflowClient(tracking_uri=mlflow_server)
+
+
+@pytest.fixture(scope="package")
+def customers_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of tests/customers.py."""
+    directory = tmp_path_factory.mktemp("customers") / "model"
+    return models.write_frame(directory, customers.estimator(), customers.frame(3))
 
 
 @pytest.fixture(scope="package")

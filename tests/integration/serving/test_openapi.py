@@ -12,20 +12,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
-import pandas as pd
 import pytest
 import requests
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
-from sklearn.compose import make_column_transformer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
 
-from tests import models, running
+from tests import customers, running
 from tests.integration.serving.conftest import Serve
 from tests.running import Running
 
@@ -47,26 +41,9 @@ OWN_CHECKS = "negative_data_rejection,positive_data_acceptance"
 
 
 @pytest.fixture(scope="module")
-def service(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Running:
+def service(serve: Serve, customers_directory: Path) -> Running:
     """A classifier of records with a column of each kind."""
-    folder = tmp_path_factory.mktemp("openapi")
-    random = np.random.default_rng(0)
-    rows = pd.DataFrame(
-        {
-            "size": random.uniform(20, 200, 300),
-            "rooms": random.integers(1, 7, 300),
-            "city": random.choice(["Oslo", "Rome"], 300),
-            "is_new": random.choice([False, True], 300),
-        }
-    )
-    price = rows["size"] + 20 * rows["is_new"] + 30 * (rows["city"] == "Oslo")
-    estimator = make_pipeline(
-        make_column_transformer(
-            (OneHotEncoder(handle_unknown="ignore"), ["city"]), remainder="passthrough"
-        ),
-        LogisticRegression(max_iter=2000),
-    ).fit(rows, np.where(price > 130, "dear", "cheap"))
-    return serve(models.write_frame(folder / "model", estimator, rows))
+    return serve(customers_directory)
 
 
 def check_its_own_word(url: str, folder: Path, examples: int, timeout_s: float) -> None:
@@ -166,9 +143,9 @@ def test_the_page_sends_the_example_and_shows_the_result(
     assert shown(".live-responses-table tbody .response-col_status").text.startswith("200")
     result = json.loads(shown(".live-responses-table .highlight-code code").text)
 
-    assert set(sent["X"]) == {"size", "rooms", "city", "is_new"}
+    assert set(sent["X"]) == set(customers.GOOD)
     assert result == service.post("/stream", sent).json()
-    assert result["result"] in ("cheap", "dear")
+    assert result["result"] in customers.LABELS
     addresses = [urlsplit(url) for url in requested(browser)]
     asked = [address for address in addresses if address.scheme not in WITHIN_THE_BROWSER]
     assert {address.netloc for address in asked} == {urlsplit(service.url).netloc}

@@ -9,11 +9,12 @@ import re
 import socket
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import customers, models
+from tests import customers
 from tests.customers import GOOD, HUGE, UNSEEN
 from tests.integration.serving.conftest import Serve
 from tests.running import Running
@@ -27,10 +28,9 @@ IN_FLIGHT_BYTES = 32 * 2**20
 
 
 @pytest.fixture(scope="module")
-def service(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Running:
+def service(serve: Serve, customers_directory: Path) -> Running:
     """A classifier of records with a column of each kind."""
-    folder = tmp_path_factory.mktemp("statuses")
-    return serve(models.write_frame(folder / "model", customers.estimator(), customers.frame(3)))
+    return serve(customers_directory)
 
 
 @dataclass

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from tests.conftest import is_needed, let_go_ahead
+from tests.conftest import is_needed
 
 ROOT = Path(__file__).parents[3]
 RAY_START_TIMEOUT_S = 90.0
@@ -98,12 +98,6 @@ def _ray_goes_ahead(request: pytest.FixtureRequest) -> None:
     """Let it start while the tests that need MLflow only run."""
     if is_needed(request, "ray_environment"):
         request.getfixturevalue("ray_head")
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _faults_go_ahead(request: pytest.FixtureRequest) -> None:
-    """Let the system of tests/faults start while these tests wait for MLflow."""
-    let_go_ahead(request, "launched_system")
 
 
 @pytest.fixture(scope="package")

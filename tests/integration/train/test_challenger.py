@@ -215,6 +215,7 @@ def test_aborted_version_that_is_named_again_may_be_promoted(mlflow_client: Mlfl
     assert made.promote_challenger("2", "1", "no worse")
 
 
+@pytest.mark.system
 def test_challenger_that_a_person_promotes_is_challenger_no_more(
     mlflow_client: MlflowClient,
 ) -> None:
@@ -358,6 +359,7 @@ def test_next_move_finishes_the_record_of_one_that_was_cut_off(mlflow_client: Ml
     assert_record_agrees(mlflow_client, "roll-settled")
 
 
+@pytest.mark.system
 def test_record_of_a_cut_off_move_is_finished_though_the_old_champion_was_deleted(
     mlflow_client: MlflowClient,
 ) -> None:
@@ -400,6 +402,7 @@ def test_a_promotion_that_came_too_late_is_taken_back(mlflow_client: MlflowClien
     assert not made.take_back("2", "1", "aborted meanwhile", WHO)
 
 
+@pytest.mark.system
 def test_what_somebody_else_made_champion_is_not_taken_back(mlflow_client: MlflowClient) -> None:
     """It is their decision."""
     made = two(mlflow_client, "roll-not-taken-back")

@@ -38,6 +38,7 @@ def small(train: Train, write_config: WriteConfig) -> Path:
     return config
 
 
+@pytest.mark.system
 def test_job_that_died_before_the_promotion_is_finished_by_the_next(
     small: Path, train: Train, mlflow_client: MlflowClient
 ) -> None:
