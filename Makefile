@@ -48,7 +48,7 @@ stop: $(INSTALLED) ## stop what `make run` started here
 	@exec $(BIN)/python -m launcher stop
 
 test: lint ## everything: lint, types, all tests
-	$(BIN)/python -m pytest -m "not system" -n 2 --dist loadgroup --durations=15
+	$(BIN)/python -m pytest -m "not system" --durations=15
 
 test-system: $(DEV_INSTALLED) ## the long forms of the fault, load and rollout tests
 	$(BIN)/python -m pytest -m system
@@ -62,7 +62,7 @@ bench: $(INSTALLED) ## measure the service and its peers, into benchmarks/RESULT
 lint: $(DEV_INSTALLED) ## ruff, mypy, and the checks of Dockerfile, compose file and workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy -n 2
+	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml \
 		deploy/compose.mlflow-page.yml

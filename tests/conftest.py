@@ -16,18 +16,9 @@ import requests
 
 pytest_plugins = ["tests.ahead"]
 
-ORDER = (
-    "unit",
-    "integration/train",
-    "e2e",
-    "integration/serving",
-    "integration/deploy",
-    "integration/benchmarks",
-    "integration/rollouts",
-    "faults",
-)
-"""First those that need no running service, as the first one still starts and trains; last those
-whose requests are timed, as the unit tests beside them have ended by then."""
+ORDER = ("unit", "e2e", "integration/train")
+"""The folders that come first: what goes ahead starts and trains while the unit tests run, and a
+system that has started ends before others need the processors."""
 
 PORTS = range(20_000, 30_000)
 """Below the ephemeral range, so that no outgoing connection takes a port between probe and use."""
@@ -37,19 +28,14 @@ STOP_TIMEOUT_S = 15.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring the tests into the order of their folders; what runs systems is for one process.
-
-    `make test` has two (pytest-xdist): another one takes the unit tests.
-    """
+    """Bring the tests into the order of their folders."""
     folders = [Path(__file__).parent / folder for folder in ORDER]
 
     def place(item: pytest.Item) -> int:
-        return next(n for n, folder in enumerate(folders) if item.path.is_relative_to(folder))
+        places = (n for n, folder in enumerate(folders) if item.path.is_relative_to(folder))
+        return next(places, len(folders))
 
     items.sort(key=place)
-    for item in items:
-        if place(item) > 0:
-            item.add_marker(pytest.mark.xdist_group("systems"))
 
 
 def is_needed(request: pytest.FixtureRequest, fixture: str) -> bool:

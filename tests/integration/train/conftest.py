@@ -20,6 +20,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from tests.conftest import is_needed
+
 ROOT = Path(__file__).parents[3]
 RAY_START_TIMEOUT_S = 90.0
 JOB_TIMEOUT_S = 240.0
@@ -89,6 +91,13 @@ def ray_head(free_port: Callable[[], int]) -> Iterator[Head]:
                 stop_ray(process)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _ray_goes_ahead(request: pytest.FixtureRequest) -> None:
+    """Let it start while the tests that need MLflow only run."""
+    if is_needed(request, "ray_environment"):
+        request.getfixturevalue("ray_head")
 
 
 @pytest.fixture(scope="package")
