@@ -1,7 +1,8 @@
 """What starts, trains or is built before a test needs it, while others leave a processor free.
 
 A system that has started takes a fifth of a processor or more, so none starts long before it is
-asked: `BESIDE` says beside which tests each one does.
+asked: `BESIDE` says beside which tests each one does. Nothing goes ahead of long tests, which want
+no neighbours.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ from tests.running import Running
 from tests.stage import Stage
 
 BESIDE = {
-    "integration/train/test_promotion.py": "launched_system",
-    "integration/deploy/test_mlflow_accounts.py": "launched_stage",
-    "integration/rollouts/test_rollout.py": "launched_houses",
+    "unit/benchmarks/test_asks.py": ("launched_mlflow", "first_run", "hung_check"),
+    "integration/train/test_promotion.py": ("launched_houses",),
+    "integration/serving/test_registry_model.py": ("launched_stage",),
+    "integration/rollouts/test_rollout.py": ("launched_system",),
 }
-"""What the tests of a folder share starts beside a module shortly before it."""
+"""What starts beside the tests of a module."""
 
 FIRST_START_S = 600.0
 IMAGE_BUILD_S = 280.0
@@ -60,29 +62,14 @@ def first_run(
     running.stop(launched)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _the_slow_ones_go_ahead(request: pytest.FixtureRequest) -> None:
-    """Let them start, train and build while the unit tests leave a processor free."""
-    for needed, slow in (
-        ("mlflow_server", "launched_mlflow"),
-        ("first", "first_run"),
-        ("image", "image_build"),
-        ("served_image", "launched_image"),
-        ("hung_check", "hung_check"),
-        ("plain_serve_run", "plain_serve_run"),
-    ):
-        if is_needed(request, needed):
-            request.getfixturevalue(slow)
-
-
 @pytest.fixture(scope="module", autouse=True)
-def _the_next_system_goes_ahead(request: pytest.FixtureRequest) -> None:
-    """Launch what comes soon, unless long tests run: those want no neighbours."""
+def _what_comes_soon_goes_ahead(request: pytest.FixtureRequest) -> None:
+    """Launch what is needed soon."""
     items = request.session.items
     has_long_ones = any(item.get_closest_marker("system") is not None for item in items)
-    fixture = BESIDE.get(request.path.relative_to(Path(__file__).parent).as_posix())
-    if fixture is not None and is_needed(request, fixture) and not has_long_ones:
-        request.getfixturevalue(fixture)
+    for fixture in BESIDE.get(request.path.relative_to(Path(__file__).parent).as_posix(), ()):
+        if is_needed(request, fixture) and not has_long_ones:
+            request.getfixturevalue(fixture)
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,18 @@ import requests
 
 pytest_plugins = ["tests.ahead"]
 
-ORDER = ("unit", "e2e", "integration/train")
-"""The folders that come first: what goes ahead starts and trains while the unit tests run, and a
-system that has started ends before others need the processors."""
+ORDER = (
+    "unit",
+    "e2e",
+    "integration/train",
+    "integration/serving",
+    "integration/deploy",
+    "integration/benchmarks",
+    "integration/rollouts",
+    "faults",
+)
+"""What goes ahead starts and trains while the unit tests run, and those that wait more than they
+work stand before each folder that has a system of its own."""
 
 PORTS = range(20_000, 30_000)
 """Below the ephemeral range, so that no outgoing connection takes a port between probe and use."""
@@ -32,8 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     folders = [Path(__file__).parent / folder for folder in ORDER]
 
     def place(item: pytest.Item) -> int:
-        places = (n for n, folder in enumerate(folders) if item.path.is_relative_to(folder))
-        return next(places, len(folders))
+        return next(n for n, folder in enumerate(folders) if item.path.is_relative_to(folder))
 
     items.sort(key=place)
 

@@ -33,6 +33,9 @@ LOAD_TIMEOUT_S = 20.0
 CLOSED_SENDERS = 32
 READY_S = 60.0
 PER_S = 450.0
+CALM_PER_S = 150.0
+"""Where nothing is decided by the number of requests."""
+
 POLL_S = 0.5
 """How often the registry is asked in tests: a quarter of the default."""
 FOLLOW_S = 10.0

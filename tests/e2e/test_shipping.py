@@ -50,6 +50,7 @@ def test_the_install_command_is_hash_checked_and_installs_what_is_tested_here() 
     assert "Would install" not in done.stdout
 
 
+@pytest.mark.system
 def test_the_build_exports_a_model_that_every_user_may_read(image: Image) -> None:
     model = image.serve.app / "model"
     assert (model / "MLmodel").is_file()

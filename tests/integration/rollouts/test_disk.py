@@ -16,7 +16,7 @@ from contract import names
 from tests import mlflow_relay, running, stage
 from tests.integration.rollouts.conftest import PAUSE_S, RESTARTED_S
 from tests.odd_models import Line
-from tests.stage import Stage
+from tests.stage import CALM_PER_S, Stage
 from tests.traffic import report
 
 
@@ -25,7 +25,7 @@ def test_a_version_that_a_full_disk_has_refused_is_served_once_there_is_room(sta
     first = staged.standing()["champion"]
     version = staged.add(Line(1.01, PAUSE_S))
     (controller,) = staged.service.replicas("RolloutController")
-    with staged.traffic() as traffic:
+    with staged.traffic(CALM_PER_S) as traffic:
         before = resource.prlimit(controller["pid"], resource.RLIMIT_FSIZE)
         resource.prlimit(controller["pid"], resource.RLIMIT_FSIZE, (100, before[1]))
         try:
@@ -49,7 +49,7 @@ def test_copies_that_a_crash_has_cut_off_or_damaged_are_fetched_again(staged: St
     version = staged.add(Line(1.02, PAUSE_S))
     (controller,) = staged.service.replicas("RolloutController")
     worker = staged.service.replicas("ModelWorker")[0]
-    with staged.traffic() as traffic:
+    with staged.traffic(CALM_PER_S) as traffic:
         staged.relay.turn("stalling")
         staged.name_as(names.CHAMPION, version)
         running.wait_for(lambda: any(cache.glob("incoming-*/model/*")), 20)

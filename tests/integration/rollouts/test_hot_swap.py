@@ -21,7 +21,7 @@ from tests.odd_models import (
     Hanging,
     Line,
 )
-from tests.stage import LOAD_TIMEOUT_S, SOONER_S, Stage
+from tests.stage import CALM_PER_S, LOAD_TIMEOUT_S, SOONER_S, Stage
 
 REFUSED_S = LOAD_TIMEOUT_S + 10.0
 LEASE_S = 10.0
@@ -34,7 +34,7 @@ def test_a_champion_moved_by_hand_is_followed_and_nothing_is_lost(staged: Stage)
     first = staged.standing()["champion"]
     second = staged.add(Line(2.0, PAUSE_S))
     replicas = staged.replicas()
-    with staged.traffic() as traffic:
+    with staged.traffic(CALM_PER_S) as traffic:
         staged.name_as(names.CHAMPION, second)
         staged.await_champion(second, SOONER_S)
         assert staged.standing()["previous"] == first
@@ -53,7 +53,7 @@ def test_a_worker_that_stands_still_holds_a_new_version_up_for_its_lease_only(
     """The others have it, and are named while the worker that was stopped is still there."""
     new = staged.add(Line(1.7, PAUSE_S))
     stopped = psutil.Process(staged.service.replicas("ModelWorker")[0]["pid"])
-    with staged.traffic() as traffic:
+    with staged.traffic(CALM_PER_S) as traffic:
         stopped.suspend()
         began = time.monotonic()
         try:
@@ -114,7 +114,7 @@ def test_a_version_that_cannot_be_served_never_gets_traffic(
     """The old champion goes on; `/model` and the version's tags say why."""
     champion = staged.standing()["champion"]
     version = staged.add(estimator, change, column)
-    with staged.traffic() as traffic:
+    with staged.traffic(CALM_PER_S) as traffic:
         staged.name_as(names.CHAMPION, version)
         standing = staged.await_standing(lambda one: version in one["refused"], REFUSED_S)
         ledger = traffic.stop().check()

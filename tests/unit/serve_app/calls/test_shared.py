@@ -19,11 +19,11 @@ def test_many_who_ask_cost_one_question() -> None:
             asked += 1
             await asyncio.sleep(0.02)
 
-        shared = Shared(ask, keep_s=0.1)
+        shared = Shared(ask, keep_s=0.5)
         await asyncio.gather(*(shared() for _ in range(100)))
         await shared()
         assert asked == 1
-        await asyncio.sleep(0.12)
+        await asyncio.sleep(0.52)
         await shared()
         assert asked == 2
 
