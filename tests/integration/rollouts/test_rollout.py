@@ -196,24 +196,30 @@ def test_labels_that_come_back_are_compared(staged: Stage) -> None:
     slope = staged.slopes[staged.standing()["champion"]]
     version = staged.add(Line(NEAR * slope, PAUSE_S))
 
-    def label(number: int, factor: float) -> None:
+    def label(number: int, factor: float) -> list[str]:
         x = 0.6 + number / (2 * LABELS)
         answer = staged.service.post("/stream", {"X": x})
         label = {"request_id": answer.headers["x-request-id"], "value": factor * slope * x}
-        assert staged.service.post("/feedback", label).json() == {"state": "accepted"}
-        other = {**label, "value": 100.0}
-        assert staged.service.post("/feedback", other).json() == {"state": "duplicate"}
+        labels = [label, {**label, "value": 100.0}]
+        return [staged.service.post("/feedback", one).json()["state"] for one in labels]
 
     with staged.traffic(per_s=20):
         staged.name_as(names.CHALLENGER, version)
         staged.await_standing(lambda one: one["challenger"] == version, 30)
         command(staged, "pause")
+        # Each ingress must have seen how far predictions are apart, to say what is a tie.
+        staged.await_standing(
+            lambda one: one["rollout"]["evidence"]["shift"]["count"] >= LABELS, 30
+        )
         for number in range(LABELS):  # either version is as often the nearer one
-            label(number, 1.0 if number % 2 else NEAR)
+            states = label(number, 1.0 if number % 2 else NEAR)
+            assert states == ["accepted", "duplicate"]
         staged.await_standing(
             lambda one: one["rollout"]["evidence"]["quality"]["count"] == LABELS, 20
         )
         for number in range(LABELS):
+            if staged.standing()["rollout"] is None:  # these were enough
+                break
             label(number, 1.0)
         end = staged.await_end(version)
     assert [reason.split(":")[0] for reason in end["reasons"]] == ["quality"], end

@@ -167,6 +167,7 @@ def test_version_carries_decision_and_promotion(
     assert promoted.run.info.run_id in move.reason
 
 
+@pytest.mark.system
 def test_second_job_with_nothing_changed_registers_nothing(
     promoted: Trained, train: Train, mlflow_client: MlflowClient
 ) -> None:
@@ -178,7 +179,6 @@ def test_second_job_with_nothing_changed_registers_nothing(
     assert only_run(mlflow_client, "promoted").info.run_id == promoted.run.info.run_id
 
 
-@pytest.mark.system
 def test_refused_model_changes_nothing_and_keeps_its_run(
     promoted: Trained, train: Train, write_config: WriteConfig, mlflow_client: MlflowClient
 ) -> None:
