@@ -16,7 +16,11 @@ DEV_SUM := $(shell cat requirements.lock requirements-dev.lock | cksum | tr -d '
 INSTALLED := $(VENV)/.installed-$(LOCK_SUM)
 DEV_INSTALLED := $(VENV)/.installed-dev-$(DEV_SUM)
 AUDIT_INSTALLED := $(VENV)-audit/.installed-$(AUDIT_SUM)
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes \
+	--no-compile
+# pip compiles one file after the other; this uses all processors. What can't be compiled is of no
+# consequence, as with pip: there are packages with examples for other Pythons.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -131,11 +135,13 @@ $(BIN)/python:
 $(INSTALLED): | $(BIN)/python
 	@echo "installing requirements.lock into $(VENV) (a minute or two) ..."
 	@$(PIP_INSTALL) -r requirements.lock
+	@$(COMPILE)
 	@touch $@
 
 $(DEV_INSTALLED): | $(BIN)/python
 	@echo "installing requirements.lock and requirements-dev.lock into $(VENV) ..."
 	@$(PIP_INSTALL) -r requirements.lock -r requirements-dev.lock
+	@$(COMPILE)
 	@touch $(INSTALLED) $@
 
 $(AUDIT_INSTALLED): | $(BIN)/python

@@ -37,7 +37,7 @@ from tests.stage import Stage
 BESIDE = {
     "unit/benchmarks/test_asks.py": ("launched_mlflow", "first_run", "hung_check"),
     "e2e/test_documents.py": ("launched_houses",),
-    "integration/serving/test_open_inference.py": ("launched_stage",),
+    "integration/serving/test_registry_model.py": ("launched_stage",),
     "integration/rollouts/test_rollout.py": ("launched_system",),
 }
 """What starts beside the tests of a module."""
