@@ -1,4 +1,4 @@
-"""What starts, trains or is built before a test needs it, while others leave a processor free.
+"""What starts before a test needs it, while others leave a processor free.
 
 A system that has started takes a fifth of a processor or more, so none starts long before it is
 asked: `BESIDE` says beside which tests each one does. Nothing goes ahead of long tests, which want
@@ -16,17 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import requests
 
-from tests import houses, mlflow_relay, running, stage, starts
+from tests import hanging_server, houses, mlflow_relay, running, stage
 from tests.conftest import (
     find_free_port,
     is_needed,
     stop_process_group,
     wait_until_healthy,
 )
-from tests.e2e import container
-from tests.e2e.container import Image
 from tests.faults import conftest as faults
 from tests.integration.rollouts.conftest import PAUSE_S
 from tests.integration.serving import conftest as serving
@@ -35,15 +32,16 @@ from tests.running import Running
 from tests.stage import Stage
 
 BESIDE = {
-    "unit/benchmarks/test_asks.py": ("launched_mlflow", "first_run", "hung_check"),
-    "e2e/test_documents.py": ("launched_houses",),
+    "unit/serve_app/openapi/test_openapi.py": ("first_run", "hung_check"),
+    "e2e/test_documents.py": ("launched_mlflow", "launched_houses"),
     "integration/serving/test_registry_model.py": ("launched_stage",),
     "integration/rollouts/test_rollout.py": ("launched_system",),
 }
 """What starts beside the tests of a module."""
 
+assert all((Path(__file__).parent / module).is_file() for module in BESIDE)
+
 FIRST_START_S = 600.0
-IMAGE_BUILD_S = 280.0
 
 
 @pytest.fixture(scope="session")
@@ -77,61 +75,6 @@ def first(first_run: Running) -> Running:
     """The system of the first `make run`. The last test of test_make_run.py ends it."""
     running.await_start(first_run, FIRST_START_S)
     return first_run
-
-
-@pytest.fixture(scope="session")
-def one_by_one() -> Iterator[ThreadPoolExecutor]:
-    """Does one thing after the other beside the tests."""
-    with ThreadPoolExecutor(1) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="session")
-def image_build(
-    one_by_one: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory
-) -> Future[Image]:
-    """What the Dockerfile makes; it may still be training."""
-    return one_by_one.submit(container.build_image, tmp_path_factory.mktemp("image"))
-
-
-@pytest.fixture(scope="session")
-def image(image_build: Future[Image]) -> Image:
-    """What the Dockerfile makes."""
-    return image_build.result(IMAGE_BUILD_S)
-
-
-@dataclass(frozen=True)
-class ServedImage:
-    """What the image runs, and the files that it had before."""
-
-    service: Running
-    files: set[str]
-
-
-@pytest.fixture(scope="session")
-def launched_image(
-    one_by_one: ThreadPoolExecutor, image_build: Future[Image], free_port: Callable[[], int]
-) -> Iterator[Future[ServedImage]]:
-    """The image, which may still be starting."""
-    ports = running.ports(free_port)
-
-    def launch() -> ServedImage:
-        image = image_build.result()
-        files = image.files()
-        environ = {**image.serve.environ, **ports}
-        return ServedImage(running.launch(image.serve.app, environ, image.command), files)
-
-    launched = one_by_one.submit(launch)
-    yield launched
-    running.stop(launched.result().service)
-
-
-@pytest.fixture(scope="session")
-def served_image(launched_image: Future[ServedImage]) -> ServedImage:
-    """The image, serving its own model. The last test of test_image.py ends it."""
-    served = launched_image.result(IMAGE_BUILD_S)
-    running.await_start(served.service)
-    return served
 
 
 @dataclass(frozen=True)
@@ -186,53 +129,26 @@ def mlflow_server(launched_mlflow: Launched) -> str:
 
 
 @pytest.fixture(scope="session")
-def hung_check(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[starts.Ended]]:
+def hung_check(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[hanging_server.Ended]]:
     """`serve_app check` of a server that hangs; it may still be waiting."""
     with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(starts.check_a_server_that_hangs, tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="session")
-def plain_serve_run(
-    one_by_one: ThreadPoolExecutor,
-    launched_mlflow: Launched,
-    tmp_path_factory: pytest.TempPathFactory,
-    free_port: Callable[[], int],
-) -> Future[tuple[requests.Response, str]]:
-    """What `serve run` answers and says without the launcher; it may still be starting."""
-    folder = tmp_path_factory.mktemp("plain")
-    environ = running.environ(
-        free_port,
-        MLFLOW_TRACKING_URI=launched_mlflow.uri,
-        MODEL_NAME="plain",
-        MODEL_CACHE_DIR=str(folder / "cache"),
-        HOME=str(folder),
-        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    )
-
-    def run() -> tuple[requests.Response, str]:
-        launched_mlflow.wait()
-        return starts.serve_run(running.copy_project(folder / "project"), environ)
-
-    return one_by_one.submit(run)
+        yield pool.submit(
+            hanging_server.check_a_server_that_hangs, tmp_path_factory.mktemp("cache")
+        )
 
 
 @pytest.fixture(scope="session")
 def launched_system(
-    one_by_one: ThreadPoolExecutor,
-    tmp_path_factory: pytest.TempPathFactory,
-    free_port: Callable[[], int],
-) -> Iterator[Future[Running]]:
-    """What the tests of faults share; it may still be starting.
-
-    It starts when all that was launched before has been built: Ray gives its own processes 30 s.
-    """
+    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[Running]:
+    """What the tests of faults share; it may still be starting."""
     estimator = Moody(faults.SLOPE, faults.PAUSE_S)
-    prepared = faults.prepare(tmp_path_factory.mktemp("faults"), free_port, estimator)
-    launched = one_by_one.submit(running.launch, *prepared)
+    launched = running.launch(
+        *faults.prepare(tmp_path_factory.mktemp("faults"), free_port, estimator)
+    )
     yield launched
-    if launched.result().process.poll() is None:
-        running.stop(launched.result())
+    if launched.process.poll() is None:
+        running.stop(launched)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 LAUNCHER = (sys.executable, "-m", "launcher", "run", "--train", "train_config.yaml")
 READY_LINE = "Ctrl-C stops everything."
 NOT_COPIED = shutil.ignore_patterns(
-    ".git", ".venv*", "var", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"
+    ".git", ".venv*", "var", ".*_cache", ".hypothesis", "*.egg-info"
 )
 START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 30.0
@@ -178,7 +178,10 @@ def still_held(ports: set[int]) -> list[int]:
 
 
 def copy_project(target: Path) -> Path:
-    """A clean copy of the project: what a fresh clone holds, uncommitted changes included."""
+    """A clean copy of the project: what a fresh clone holds, uncommitted changes included.
+
+    With its bytecode, or all processes of a start would compile the same files at once.
+    """
     shutil.copytree(ROOT, target, ignore=NOT_COPIED)
     return target
 

@@ -1,11 +1,15 @@
-"""What the end-to-end tests share is gone after them."""
+"""What the end-to-end tests share: the first `make run`, and the image."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 
 from tests import running
 from tests.conftest import is_needed
+from tests.e2e import container
+from tests.e2e.container import Image
+from tests.running import Running
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -14,3 +18,26 @@ def _first_run_ends(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if is_needed(request, "first"):
         running.stop(request.getfixturevalue("first_run"))
+
+
+@pytest.fixture(scope="package")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """What the Dockerfile makes."""
+    return container.build_image(tmp_path_factory.mktemp("image"))
+
+
+@dataclass(frozen=True)
+class ServedImage:
+    """What the image runs, and the files that it had before."""
+
+    service: Running
+    files: set[str]
+
+
+@pytest.fixture(scope="package")
+def served_image(image: Image, free_port: Callable[[], int]) -> Iterator[ServedImage]:
+    """The image, serving its own model. The last test of test_image.py ends it."""
+    files = image.files()
+    environ = {**image.serve.environ, **running.ports(free_port)}
+    with running.system(image.serve.app, environ, image.command) as service:
+        yield ServedImage(service, files)

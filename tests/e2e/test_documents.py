@@ -64,7 +64,7 @@ RUN_ELSEWHERE = {
         '[get_haproxy_binary(), "-db", "-f", str(CONFIG)]',
     ),
     "serve run serve_config.yaml": (
-        "tests/starts.py",
+        "tests/integration/serving/test_start.py",
         '["serve", "run", "serve_config.yaml"]',
     ),
 }
@@ -73,6 +73,7 @@ RUN_ELSEWHERE = {
 SLOW = (
     "make train CONFIG=train_config_boosting.yaml",
     'make promote VERSION=1 REASON="checked by hand"',
+    "ENDEAVOUR_SIGNING_KEY_FILE=var/signing/signing_key.pem python -m train sign --version 1",
     ".venv/bin/python -m benchmarks.rollouts --quick",
     ".venv/bin/python -m benchmarks.stages",
 )

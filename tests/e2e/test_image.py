@@ -15,7 +15,7 @@ import skops.io
 
 from contract import names
 from contract.model_types import TRUSTED_TYPES
-from tests.ahead import ServedImage
+from tests.e2e.conftest import ServedImage
 from tests.e2e.container import Image
 from tests.running import Running
 

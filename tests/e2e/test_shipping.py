@@ -36,6 +36,7 @@ def ports(free_port: Callable[[], int]) -> Environ:
     return running.ports(free_port)
 
 
+@pytest.mark.system
 def test_the_install_command_is_hash_checked_and_installs_what_is_tested_here() -> None:
     words = STAGES["install"].last("RUN").words
     assert words == shlex.split("pip install --require-hashes -r requirements.lock")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,9 +139,9 @@ def prepare(
 
 
 @pytest.fixture(scope="package")
-def shared_system(launched_system: Future[Running]) -> Iterator[System]:
+def shared_system(launched_system: Running) -> Iterator[System]:
     """A system with two ingresses and two workers."""
-    with running.up(launched_system.result(running.START_TIMEOUT_S)) as service:
+    with running.up(launched_system) as service:
         yield System(service)
         running.wait_for(service.is_ready, BACK_S)
         secrecy.check(service)

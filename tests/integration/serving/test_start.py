@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 from mlflow import MlflowClient
 from sklearn.linear_model import LinearRegression
 
-from tests import models, running, signed_models, starts
-from tests.conftest import is_needed
+from tests import hanging_server, models, running, signed_models
 from tests.running import Running
 
-
-@pytest.fixture(scope="module")
-def unloadable(
-    mlflow_server: str,
-    client: MlflowClient,
-    tmp_path_factory: pytest.TempPathFactory,
-    free_port: Callable[[], int],
-) -> Iterator[Running]:
-    """A start with a champion that may not be loaded; it may still be under way."""
-    models.register(client, "pickled", 2.0, serialization_format="cloudpickle")
-    root = running.copy_project(tmp_path_factory.mktemp("unloadable") / "project")
-    environ = running.environ(free_port, MLFLOW_TRACKING_URI=mlflow_server, MODEL_NAME="pickled")
-    launched = running.launch(root, environ)
-    yield launched
-    running.stop(launched)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _the_slow_one_goes_ahead(request: pytest.FixtureRequest) -> None:
-    """Let it start while the other tests run."""
-    if is_needed(request, "unloadable"):
-        request.getfixturevalue("unloadable")
+READY_S = 120.0
+SLOPE = 2.0
 
 
 @pytest.mark.parametrize(
@@ -126,28 +106,62 @@ def test_a_model_directory_that_cannot_be_served_is_named(
 
 @pytest.mark.system
 @pytest.mark.timeout(200)
-@pytest.mark.system
 def test_plain_serve_run_works_without_launcher_and_environment(
-    plain_serve_run: Future[tuple[requests.Response, str]],
+    mlflow_server: str, client: MlflowClient, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
     """`serve run serve_config.yaml` answers, and says that it is the slower way."""
-    answer, said = plain_serve_run.result(180)
-    assert answer.json()["result"] == pytest.approx(starts.SLOPE * starts.X)
-    assert "slower path" in said
+    models.register(client, "plain", SLOPE)
+    root = running.copy_project(tmp_path / "project")
+    environ = running.environ(
+        free_port,
+        MLFLOW_TRACKING_URI=mlflow_server,
+        MODEL_NAME="plain",
+        MODEL_CACHE_DIR=str(tmp_path / "cache"),
+        HOME=str(tmp_path),
+        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    )
+    with serve_run(root, environ) as service:
+        assert service.post("/stream", {"X": 1.5}).json()["result"] == pytest.approx(SLOPE * 1.5)
+        assert "slower path" in service.output()
+
+
+@contextmanager
+def serve_run(root: Path, environ: Mapping[str, str]) -> Iterator[Running]:
+    """`serve run serve_config.yaml` in a copy of the project, until the block ends."""
+    port = int(environ["PORT"])
+    running.change_config(root, lambda config: config["http_options"].update(port=port))
+    with running.ray_folder() as folder:
+        service = running.launch(
+            root,
+            {**environ, "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)},
+            ["serve", "run", "serve_config.yaml"],
+        )
+        try:
+            running.wait_for(service.is_ready, READY_S)
+            yield service
+        finally:
+            running.end_tree(service.process.pid)
+            service.process.wait()
 
 
 @pytest.mark.system
 def test_a_champion_that_may_not_be_loaded_fails_the_deployment_with_one_line(
-    unloadable: Running,
+    mlflow_server: str, client: MlflowClient, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
     """Serve's own traceback stays in its log; people get the reason, and nothing is left."""
-    with pytest.raises(RuntimeError, match=r"not deployed: only the scikit-learn flavor in skops"):
-        running.await_start(unloadable)
-    assert not (unloadable.root / "var" / "run.json").exists()
+    models.register(client, "pickled", 2.0, serialization_format="cloudpickle")
+    root = running.copy_project(tmp_path / "project")
+    environ = running.environ(free_port, MLFLOW_TRACKING_URI=mlflow_server, MODEL_NAME="pickled")
+    with (
+        pytest.raises(RuntimeError, match=r"not deployed: only the scikit-learn flavor in skops"),
+        running.system(root, environ),
+    ):
+        pass
+    assert not (root / "var" / "run.json").exists()
 
 
 def test_a_server_that_is_well_but_hangs_is_given_up_after_25_s(
-    hung_check: Future[starts.Ended],
+    hung_check: Future[hanging_server.Ended],
 ) -> None:
     """`serve_app check` ends with 4; on a busy machine its process takes some seconds to end."""
     completed, took_s = hung_check.result(90)

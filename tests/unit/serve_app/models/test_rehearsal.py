@@ -319,7 +319,7 @@ def test_a_server_that_always_dies_is_a_reason(
 
 @pytest.mark.parametrize("end", ["cancelled", "killed"])
 def test_no_child_is_left_behind(
-    runner: asyncio.Runner, coded: Write, tmp_path: Path, end: str
+    runner: asyncio.Runner, rehearsals: Rehearsals, coded: Write, tmp_path: Path, end: str
 ) -> None:
     """Nobody asks any more, or the server is killed, as Ray does with the children of an actor."""
     note, grandchild = tmp_path / "pid", tmp_path / "grandchild"
@@ -328,7 +328,6 @@ def test_no_child_is_left_behind(
         + GRANDCHILD.format(note=str(note), start="pid = os.getpid()")
         + "time.sleep(600)"
     )
-    rehearsals = Rehearsals()
 
     async def scenario() -> None:
         trusted = tuple(odd_models.TRUSTED)
@@ -341,18 +340,20 @@ def test_no_child_is_left_behind(
             parent = psutil.Process(child).parent()
             assert parent is not None
             parent.kill()
-            async with asyncio.timeout(10):
-                while not _is_gone(child):
-                    await asyncio.sleep(0.01)
+            await until_gone(child)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await rehearsals.close()
-        assert not psutil.pid_exists(child) if end == "cancelled" else _is_gone(child)
+        await until_gone(child)
         begun = int(grandchild.read_text())
         if end == "killed":  # nobody is left who could know of it
             os.kill(begun, signal.SIGKILL)
         else:
             running.wait_for(lambda: _is_gone(begun), 10, every_s=0.02)
+
+    async def until_gone(pid: int) -> None:
+        async with asyncio.timeout(10):
+            while not _is_gone(pid):
+                await asyncio.sleep(0.01)
 
     runner.run(scenario())
 

@@ -1,4 +1,4 @@
-"""Starts that take long, or mostly wait: done beside the tests that don't need them."""
+"""A server that says it is well and then hangs, and what `serve_app check` makes of it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
-import requests
-
 from tests import running
-
-READY_S = 120.0
-SLOPE = 2.0
-X = 1.5
-REGISTER = f"""
-import sys, mlflow
-from tests import models
-mlflow.set_tracking_uri(sys.argv[1])
-models.register(mlflow.MlflowClient(sys.argv[1]), sys.argv[2], {SLOPE})
-"""
-"""Done in a process of its own: MLflow's functions are for one thread, and another runs tests."""
 
 Ended = tuple[subprocess.CompletedProcess[str], float]
 """A command that has ended, and the seconds since it had first asked the server."""
@@ -77,34 +63,3 @@ def check_a_server_that_hangs(cache: Path) -> Ended:
         server.ended.set()
         server.shutdown()
     return completed, took_s
-
-
-def serve_run(root: Path, environ: Mapping[str, str]) -> tuple[requests.Response, str]:
-    """Run `serve run serve_config.yaml`; return what it answers for X, and what it says."""
-    subprocess.run(
-        [sys.executable, "-c", REGISTER, environ["MLFLOW_TRACKING_URI"], environ["MODEL_NAME"]],
-        cwd=root,
-        env=dict(environ),
-        check=True,
-        timeout=READY_S,
-    )
-    port = int(environ["PORT"])
-    running.change_config(root, lambda config: config["http_options"].update(port=port))
-    log = root / "serve.log"
-    with running.ray_folder() as folder, log.open("wb") as output:
-        process = subprocess.Popen(
-            ["serve", "run", "serve_config.yaml"],
-            cwd=root,
-            env={**environ, "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        service = running.Running(root, process, log, environ)
-        try:
-            running.wait_for(service.is_ready, READY_S)
-            return service.post("/stream", {"X": X}), log.read_text()
-        finally:
-            running.end_tree(process.pid)
-            process.wait()
