@@ -69,6 +69,8 @@ COPY contract contract/
 COPY launcher launcher/
 COPY serve_app serve_app/
 COPY train train/
+# The service can't keep bytecode here, and each of its processes would compile the code anew.
+RUN python -m compileall -q contract launcher serve_app train
 COPY --from=model /app/model model/
 ENV GIT_COMMIT=$GIT_COMMIT \
     MODEL_DIR=/app/model \

@@ -51,11 +51,14 @@ export: $(INSTALLED) ## write the champion into var/model, for MODEL_SERVED=loca
 stop: $(INSTALLED) ## stop what `make run` started here
 	@exec $(BIN)/python -m launcher stop
 
+# Hundreds of processes of the tests import the same files.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
+
 test: lint ## everything: lint, types, all tests
-	$(BIN)/python -m pytest -m "not system" --durations=15
+	$(PYTEST) -m "not system" --durations=15
 
 test-system: $(DEV_INSTALLED) ## the long forms of the fault, load and rollout tests
-	$(BIN)/python -m pytest -m system
+	$(PYTEST) -m system
 
 soak: $(DEV_INSTALLED) ## random faults under traffic, with memory measured (MINUTES=60)
 	@exec $(BIN)/python -m tests.faults.soak --minutes $(MINUTES)

@@ -175,6 +175,7 @@ def test_a_refused_model_changes_nothing_and_the_job_says_3(first: Running) -> N
     assert champion(first)["version"] == "1"
 
 
+@pytest.mark.system
 def test_an_interrupted_training_command_stops_its_job(first: Running) -> None:
     """SIGTERM ends the command as a shell expects, and nobody's job goes on."""
     with subprocess.Popen(

@@ -23,6 +23,8 @@ from tests.conftest import stop_process_group, wait_until_healthy
 from tests.integration.deploy import compose
 from tests.odd_models import Line
 
+pytestmark = pytest.mark.system
+
 MODEL = "diabetes"
 READ = "api/2.0/mlflow/registered-models/search"
 ASK_S = 10.0
@@ -258,7 +260,6 @@ def test_an_account_file_that_is_missing_is_named(server: str, tmp_path: Path) -
         tracking.connect(server, environ=environ)
 
 
-@pytest.mark.system
 @pytest.mark.timeout(400)
 def test_of_a_running_service_only_the_controller_writes(
     tmp_path: Path,

@@ -46,7 +46,9 @@ def service(serve: Serve, customers_directory: Path) -> Running:
     return serve(customers_directory)
 
 
-def check_its_own_word(url: str, folder: Path, examples: int, timeout_s: float) -> None:
+def check_its_own_word(
+    url: str, folder: Path, phases: str, examples: int, timeout_s: float
+) -> None:
     """Fail with what schemathesis finds between a service and its own document."""
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
@@ -55,7 +57,7 @@ def check_its_own_word(url: str, folder: Path, examples: int, timeout_s: float) 
         f"--url={url}",
         "--checks=all",
         f"--exclude-checks={OWN_CHECKS}",
-        "--phases=examples,coverage,fuzzing",
+        f"--phases={phases}",
         f"--max-examples={examples}",
         "--continue-on-failure",
         "--generation-deterministic",
@@ -79,14 +81,15 @@ def check_its_own_word(url: str, folder: Path, examples: int, timeout_s: float) 
 
 def test_the_service_keeps_its_own_word(service: Running, tmp_path: Path) -> None:
     """What fits the schemas is answered as they say, what doesn't is refused, and nothing fails."""
-    check_its_own_word(service.url, tmp_path, examples=5, timeout_s=200)
+    check_its_own_word(service.url, tmp_path, "examples,fuzzing", examples=10, timeout_s=200)
 
 
 @pytest.mark.system
 @pytest.mark.timeout(1200)
 def test_the_service_keeps_its_own_word_for_long(service: Running, tmp_path: Path) -> None:
     """The same, with many more requests."""
-    check_its_own_word(service.url, tmp_path, examples=300, timeout_s=1100)
+    phases = "examples,coverage,fuzzing"
+    check_its_own_word(service.url, tmp_path, phases, examples=300, timeout_s=1100)
 
 
 def tool(name: str) -> str:

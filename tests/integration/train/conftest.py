@@ -19,8 +19,13 @@ import mlflow
 import pytest
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
+from contract import signing
+from tests import signed_models
 from tests.conftest import is_needed
+from tests.integration.train.registry import only_run
+from tests.signed_models import Keys
 
 ROOT = Path(__file__).parents[3]
 RAY_START_TIMEOUT_S = 90.0
@@ -105,6 +110,44 @@ def ray_environment(ray_head: Head) -> dict[str, str]:
     """The environment that names a Ray head with two CPUs."""
     assert ray_head.process.result() is not None, ray_head.log.read_text()[-2000:]
     return ray_head.environment
+
+
+@pytest.fixture(scope="package")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    """What models here are signed with."""
+    return signed_models.new_keys(tmp_path_factory.mktemp("keys"))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A job that ended well, and what it left in MLflow."""
+
+    model_name: str
+    config: Path
+    output: str
+    seconds: float
+    run: Run
+    artifacts: Path
+
+
+@pytest.fixture(scope="package")
+def promoted(
+    train: Train,
+    write_config: WriteConfig,
+    mlflow_client: MlflowClient,
+    tmp_path_factory: pytest.TempPathFactory,
+    keys: Keys,
+) -> Trained:
+    """The shipped settings, trained once into an empty registry, and signed."""
+    config = write_config("promoted")
+    started = time.monotonic()
+    done = train("--config", config, environment={signing.KEY_FILE_VARIABLE: str(keys.private)})
+    seconds = time.monotonic() - started
+    assert done.returncode == 0, done.stderr
+    run = only_run(mlflow_client, "promoted")
+    folder = tmp_path_factory.mktemp("artifacts")
+    mlflow_client.download_artifacts(run.info.run_id, "", str(folder))
+    return Trained("promoted", config, done.stdout, seconds, run, folder)
 
 
 def start_ray(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import boto3  # type: ignore[import-untyped]
@@ -17,48 +15,17 @@ import pandas as pd
 import pytest
 import skops.io
 from mlflow import MlflowClient
-from mlflow.entities import Run
 from moto.server import ThreadedMotoServer
 from sklearn.datasets import load_iris
 
 from contract import names
 from contract.model_types import TRUSTED_TYPES
 from contract.standing import moves
+from tests.integration.train.conftest import Trained
 from tests.integration.train.registry import aliases, only_run, versions
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 WriteConfig = Callable[..., Path]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A job that ended well, and what it left in MLflow."""
-
-    model_name: str
-    config: Path
-    output: str
-    seconds: float
-    run: Run
-    artifacts: Path
-
-
-@pytest.fixture(scope="module")
-def promoted(
-    train: Train,
-    write_config: WriteConfig,
-    mlflow_client: MlflowClient,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Trained:
-    """The shipped settings, trained once into an empty registry."""
-    config = write_config("promoted")
-    started = time.monotonic()
-    done = train("--config", config)
-    seconds = time.monotonic() - started
-    assert done.returncode == 0, done.stderr
-    run = only_run(mlflow_client, "promoted")
-    folder = tmp_path_factory.mktemp("artifacts")
-    mlflow_client.download_artifacts(run.info.run_id, "", str(folder))
-    return Trained("promoted", config, done.stdout, seconds, run, folder)
 
 
 def test_default_job_ends_in_time_and_says_what_it_did(promoted: Trained) -> None:

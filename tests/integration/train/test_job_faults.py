@@ -124,6 +124,7 @@ def test_job_waits_for_a_free_cpu_only_so_long(
     assert mlflow_client.get_experiment_by_name("starved") is None
 
 
+@pytest.mark.system
 def test_dead_ray_address_ends_the_job_in_time(
     train: Train, write_config: WriteConfig, free_port: Callable[[], int]
 ) -> None:

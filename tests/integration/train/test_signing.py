@@ -18,18 +18,13 @@ from serve_app.model_errors import UnservableModelError
 from serve_app.models import registry
 from serve_app.settings import Settings
 from tests import models, signed_models
+from tests.integration.train.conftest import Trained
 from tests.integration.train.registry import only_run
 from tests.signed_models import Keys
 from train.__main__ import main
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 WriteConfig = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    """What this module's models are signed with."""
-    return signed_models.new_keys(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture(autouse=True)
@@ -82,24 +77,18 @@ def model_id(client: MlflowClient, name: str, version: str) -> str:
 
 
 def test_a_job_signs_what_it_has_logged_and_serving_takes_it(
-    train: Train,
-    write_config: WriteConfig,
-    mlflow_client: MlflowClient,
-    settings: MakeSettings,
-    keys: Keys,
-    tmp_path: Path,
+    promoted: Trained, mlflow_client: MlflowClient, settings: MakeSettings, tmp_path: Path
 ) -> None:
-    """As champion, as challenger, and exported; a copy that was changed in MLflow is refused."""
-    name = "signed-job"
-    config = write_config(name, cross_validation={"folds": 0})
-    done = train("--config", config, environment={signing.KEY_FILE_VARIABLE: str(keys.private)})
-    assert done.returncode == 0, done.stderr
-    run = only_run(mlflow_client, name)
-    assert f"run {run.info.run_id}, signed" in done.stdout
+    """As champion, as challenger, and exported; a copy that was changed in MLflow is refused.
+
+    It changes the job's version in MLflow, and stands after all other tests of it.
+    """
+    name, run_id = promoted.model_name, promoted.run.info.run_id
+    assert f"run {run_id}, signed" in promoted.output
 
     directory = fetched(name, "1", tmp_path / "fetched")
     found = manifest.parse((directory / names.MANIFEST_FILE).read_bytes())
-    assert (found.model_name, found.run_id) == (name, run.info.run_id)
+    assert (found.model_name, found.run_id) == (name, run_id)
     assert {"MLmodel", names.MODEL_FILE, "input_example.json"} <= found.files.keys()
 
     chosen = settings(name)
