@@ -189,7 +189,8 @@ def test_mlflow_in_production_differs_in_its_accounts_only() -> None:
 
 
 def test_volumes_are_mounted_on_folders_that_the_image_has() -> None:
-    made = [f"/app/{word}".replace("/app//", "/") for word in STAGES["serve"].last("RUN").words]
+    words = [word for one in STAGES["serve"].all_of("RUN") for word in one.words]
+    made = [f"/app/{word}".replace("/app//", "/") for word in words]
     for one in SERVICES.values():
         for mount in one.get("volumes", []):
             name, folder, *_ = mount.split(":")
