@@ -15,9 +15,10 @@ from tests.running import Running
 @pytest.fixture(scope="package", autouse=True)
 def _first_run_ends(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leave the machine to the tests that come after these."""
+    first_run = request.getfixturevalue("first_run") if is_needed(request, "first") else None
     yield
-    if is_needed(request, "first"):
-        running.stop(request.getfixturevalue("first_run"))
+    if first_run is not None:
+        running.stop(first_run)
 
 
 @pytest.fixture(scope="package")
