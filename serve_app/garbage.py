@@ -10,8 +10,8 @@ YOUNG_OBJECTS: Final = 20_000
 def collect_rarely() -> None:
     """Leave out what stands now (modules, the model), and look at the rest less often.
 
-    Call it once all is loaded. Requests free what they use by reference counts; what collections
-    find is what errors leave behind.
+    Call it once all is loaded. Requests, answered or refused, free what they use by reference
+    counts; what collections find is what rare errors leave behind.
     """
     gc.collect()
     gc.freeze()

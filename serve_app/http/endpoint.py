@@ -83,16 +83,7 @@ class Endpoint:
         except body.ClientGoneError:
             return
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer
-            problem = _problem(error, scope)
-            await answers.refuse(
-                problem,
-                scope,
-                receive,
-                send,
-                self._members(problem),
-                self._headers,
-                self._max_body_bytes,
-            )
+            await self._refuse(_problem(error, scope), scope, receive, send)
         else:
             headers = [
                 (b"content-type", answer.media_type.encode()),
@@ -100,6 +91,20 @@ class Endpoint:
                 *self._headers,
             ]
             await answers.send_whole(send, scope, 200, headers, answer.body)
+
+    async def _refuse(
+        self, problem: ServeError, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        # In a variable of `__call__`, which the problem's traceback holds, it would be a cycle.
+        await answers.refuse(
+            problem,
+            scope,
+            receive,
+            send,
+            self._members(problem),
+            self._headers,
+            self._max_body_bytes,
+        )
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         headers = _by_name(scope["headers"])

@@ -47,7 +47,8 @@ class Watch(Interrupt):
         trace: TracebackType | None,
     ) -> None:
         self._alarms.stop(self)
-        if self._waiting is not None:
-            self._waiting.cancel()
+        waiting, self._waiting = self._waiting, None  # it holds this one: no cycle is to be left
+        if waiting is not None:
+            waiting.cancel()
         if self.has_ended(kind):
             raise ClientGoneError from error

@@ -1,7 +1,9 @@
 """A route that predicts: bodies are bounded, and every failure is a problem document."""
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from starlette.types import Message
 
-from serve_app.errors import PROBLEM, OverloadedError
+from serve_app.errors import PROBLEM, OverloadedError, ServeError
 from serve_app.http.answers import REQUEST_ID
 from serve_app.http.body import Limits
 from serve_app.http.endpoint import Endpoint
@@ -311,6 +313,29 @@ def test_a_gate_that_is_full_refuses_before_the_body_is_read() -> None:
     assert (asked.status, asked.problem["code"]) == (503, "overloaded")
     assert asked.headers[b"retry-after"] == b"1"
     assert asked.chunks_read == 0
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"gate": Gate(0, 2**30)},
+        {"predict": failing},
+        {"chunks": [b"x"]},
+        {"body_timeout_s": 0.05},
+        {"headers": []},
+    ],
+)
+def test_a_refusal_leaves_nothing_to_the_garbage_collector(refused: dict[str, Any]) -> None:
+    """Thousands come in a second when a service is overloaded, and a collection stops all of it."""
+    problems: list[weakref.ref[ServeError]] = []
+    gc.disable()
+    try:
+        asked = ask(members=lambda error: problems.append(weakref.ref(error)), **refused)
+        left = [problem() for problem in problems]
+    finally:
+        gc.enable()
+    assert asked.status >= 400
+    assert left == [None]
 
 
 def test_a_client_may_wait_for_less_than_the_service_would() -> None:

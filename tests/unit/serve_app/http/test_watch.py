@@ -1,6 +1,8 @@
 """A request ends with its client."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 from starlette.types import Message
@@ -62,3 +64,24 @@ def test_who_waits_is_answered() -> None:
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(scenario())
+
+
+def test_a_watch_leaves_nothing_to_the_garbage_collector() -> None:
+    """One that has begun to wait is gone as soon as its request is."""
+
+    async def scenario() -> None:
+        async def receive() -> Message:
+            return await patient()
+
+        gone_with_it = weakref.ref(receive)
+        with Watch(asyncio.get_running_loop(), Alarms(AFTER_S), receive):
+            await asyncio.sleep(5 * AFTER_S)
+        del receive
+        await asyncio.sleep(AFTER_S)  # the task that waited is told
+        assert gone_with_it() is None
+
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.enable()
