@@ -41,8 +41,6 @@ BESIDE = {
 
 assert all((Path(__file__).parent / module).is_file() for module in BESIDE)
 
-FIRST_START_S = 600.0
-
 
 @pytest.fixture(scope="session")
 def first_run(
@@ -73,7 +71,7 @@ def _what_comes_soon_goes_ahead(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def first(first_run: Running) -> Running:
     """The system of the first `make run`. The last test of test_make_run.py ends it."""
-    running.await_start(first_run, FIRST_START_S)
+    running.await_start(first_run, running.FIRST_START_S)
     return first_run
 
 

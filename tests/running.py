@@ -27,6 +27,8 @@ NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv*", "var", ".*_cache", ".hypothesis", "*.egg-info"
 )
 START_TIMEOUT_S = 240.0
+FIRST_START_S = 600.0
+"""The longest start if what it needs must be installed first."""
 STOP_TIMEOUT_S = 30.0
 ASK_TIMEOUT_S = 10.0
 MANY_PROCESSES = 8
@@ -279,18 +281,21 @@ def ray_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def system(
-    root: Path, environ: Mapping[str, str], command: Sequence[str] = ()
+    root: Path,
+    environ: Mapping[str, str],
+    command: Sequence[str] = (),
+    timeout_s: float = START_TIMEOUT_S,
 ) -> Iterator[Running]:
     """A system that runs inside the `with` block."""
-    with up(launch(root, environ, command)) as running:
+    with up(launch(root, environ, command), timeout_s) as running:
         yield running
 
 
 @contextlib.contextmanager
-def up(launched: Running) -> Iterator[Running]:
+def up(launched: Running, timeout_s: float = START_TIMEOUT_S) -> Iterator[Running]:
     """Let a system that may still be starting run inside the `with` block."""
     try:
-        await_start(launched)
+        await_start(launched, timeout_s)
         yield launched
     finally:
         stop(launched)

@@ -73,11 +73,12 @@ RUN_ELSEWHERE = {
 SLOW = (
     "make train CONFIG=train_config_boosting.yaml",
     'make promote VERSION=1 REASON="checked by hand"',
+    "python -m train signing-key --to var/signing",
     "ENDEAVOUR_SIGNING_KEY_FILE=var/signing/signing_key.pem python -m train sign --version 1",
     ".venv/bin/python -m benchmarks.rollouts --quick",
     ".venv/bin/python -m benchmarks.stages",
 )
-"""Commands that `make test` leaves to `make test-system`."""
+"""Commands that `make test` leaves to `make test-system`, with what they need."""
 
 
 @dataclass(frozen=True)

@@ -203,13 +203,13 @@ def test_an_interrupted_training_command_stops_its_job(first: Running) -> None:
 
 
 @pytest.mark.system
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_make_run_installs_what_it_needs_and_the_next_one_keeps_everything(
     tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
     """Nothing but Python and make are there: no .venv, and none of the tools of `make test`."""
     root, environ = running.copy_project(tmp_path / "project"), running.environ(free_port)
-    with running.system(root, environ, ["make", "run"]) as service:
+    with running.system(root, environ, ["make", "run"], running.FIRST_START_S) as service:
         assert 338 < printed_answer(service) < 343
         assert not (root / ".venv" / "bin" / "pytest").exists()
         before = champion(service)
