@@ -22,6 +22,7 @@ from contract import names, strict, tracking
 from launcher import (
     console,
     environment,
+    housekeeping,
     mlflow_server,
     ports,
     preflight,
@@ -246,17 +247,22 @@ class System:
             if look % _LOOKS_PER_NOTE:
                 processes.check_alive(self._children)
             else:
-                self._look_after()
+                housekeeping.give_way(self._look_after())
             time.sleep(_WATCH_S)
 
-    def _look_after(self) -> None:
-        """Raise if a part has ended; note all processes for a `make stop` after our own death."""
+    def _look_after(self) -> list[psutil.Process]:
+        """Raise if a part has ended; note all processes for a `make stop` after our own death.
+
+        Returns them.
+        """
         processes.check_alive(self._children)
         processes.reap_orphans(self._children)
-        found = tuple(sorted(state.ProcessId.of(one) for one in processes.descendants()))
+        running = processes.descendants()
+        found = tuple(sorted(map(state.ProcessId.of, running)))
         if found != self._run.processes:
             self._run = replace(self._run, processes=found)
             self._run.save(self._layout.state)
+        return running
 
     def _welcome(self, run: state.Run) -> None:
         curl = f"""curl -H 'x-api-key: ID.SECRET' localhost:{self._ports.http}/model"""

@@ -17,6 +17,7 @@ import pytest
 import requests
 import yaml
 
+from launcher import housekeeping
 from tests import running
 from tests.conftest import is_needed
 from tests.running import Running, Stopped
@@ -134,6 +135,20 @@ def test_dashboard_and_mlflow_are_on_loopback(first: Running) -> None:
         found = [one for process in first.processes() for one in process.net_connections("tcp")]
         hosts = {one.laddr.ip for one in found if one.laddr.port == port and not one.raddr}
         assert hosts == {"127.0.0.1"}, name
+
+
+def test_serves_controller_gives_way_to_the_request_path(first: Running) -> None:
+    """What no request waits for is behind what answers: HAProxy, ingresses and workers."""
+    until = time.monotonic() + 15
+
+    def niceness(title: str) -> set[int]:
+        return {one.nice() for one in first.processes() if one.name().startswith(title)}
+
+    while niceness("ray::ServeController") != {housekeeping.NICENESS}:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    for title in ("haproxy", "ray::ServeReplica", "raylet"):
+        assert niceness(title) == {os.nice(0)}, title
 
 
 @pytest.mark.system
