@@ -211,6 +211,8 @@ class Loads:
         if completed.returncode != 0:
             raise ServerError(f"the open loop at {task.per_s:.0f}/s: {completed.stderr.strip()}")
         found = json.loads(completed.stdout)
+        for kind, count in found["errors"].items():
+            console.complain(f"the open loop at {task.per_s:.0f}/s: {count} x {kind}")
         load = Load(
             per_s=found["achieved_per_s"],
             errors=sum(found["errors"].values()),

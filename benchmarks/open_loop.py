@@ -100,7 +100,7 @@ class Generator:
         self._due = schedule(task.per_s, task.warm_up_s + task.seconds, task.arrivals, task.seed)
         self._latency_s = np.full(len(self._due), np.nan)
         self._late_s: list[float] = []
-        self._idle: list[Connection] = []
+        self._idle: collections.deque[Connection] = collections.deque()
         self._waiting: collections.deque[int] = collections.deque()
         self._errors: collections.Counter[str] = collections.Counter()
         self._next = 0
@@ -145,7 +145,8 @@ class Generator:
 
     def _send(self, number: int) -> None:
         if self._idle:
-            self._idle.pop().send(self._request, number, self._answered)
+            # In turn: a server may close a connection on which nothing has ever been asked.
+            self._idle.popleft().send(self._request, number, self._answered)
         elif len(self._waiting) < self._task.most_waiting:
             self._waiting.append(number)
         else:

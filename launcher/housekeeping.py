@@ -47,8 +47,15 @@ def give_way(processes: Iterable[psutil.Process]) -> None:
                 _lower(process)
 
 
+def give_way_oneself() -> None:
+    """Lower the priority of this process; what it starts from now on inherits that."""
+    this = psutil.Process()
+    if this.nice() < NICENESS:
+        _lower(this)
+
+
 def _lower(process: psutil.Process) -> None:
-    """Lower it with all of its threads, each of which has a niceness of its own on Linux."""
+    """Lower a process with all of its threads, each of which has its own niceness on Linux."""
     if sys.platform == "linux":
         for thread in process.threads():
             with suppress(ProcessLookupError):  # ended since

@@ -124,11 +124,14 @@ def end(processes: Iterable[psutil.Process], deadline_s: float) -> list[psutil.P
 
 def reap_orphans(children: Iterable[Child] = ()) -> None:
     """Collect adopted processes that have ended; `children` are left to their Popen objects."""
+    if sys.platform != "linux":
+        return  # nothing is adopted
     own = {child.process.pid for child in children}
-    for process in psutil.Process().children():
-        with contextlib.suppress(psutil.Error, ChildProcessError):
-            if process.pid not in own and process.status() == psutil.STATUS_ZOMBIE:
-                os.waitpid(process.pid, os.WNOHANG)
+    with contextlib.suppress(ChildProcessError):
+        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if ended.si_pid in own:
+                return
+            os.waitpid(ended.si_pid, 0)
 
 
 def _is_running(process: psutil.Process) -> bool:

@@ -243,6 +243,8 @@ class System:
             time.sleep(_POLL_S)
 
     def _watch(self) -> None:
+        # A look takes longer than a request; and nothing that answers is started from here on.
+        housekeeping.give_way_oneself()
         for look in itertools.count():
             if look % _LOOKS_PER_NOTE:
                 processes.check_alive(self._children)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import concurrent.futures
 import itertools
 import json
@@ -28,17 +29,20 @@ Answer = Callable[[int], tuple[int, bytes, float]]
 
 
 @contextmanager
-def server(answer: Answer) -> Iterator[int]:
-    """A server on one thread; yields its port."""
+def server(answer: Answer, asked: collections.Counter[int] | None = None) -> Iterator[int]:
+    """A server on one thread; yields its port. Counts in `asked` by the port of the client."""
     numbers = itertools.count()
     started: concurrent.futures.Future[int] = concurrent.futures.Future()
     ending: list[Callable[[], object]] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, client_port = writer.get_extra_info("peername")
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 await reader.readexactly(int(head.lower().split(b"content-length:")[1].split()[0]))
+                if asked is not None:
+                    asked[client_port] += 1
                 status, body, stall_s = answer(next(numbers))
                 threading.Event().wait(stall_s)  # nobody else is answered meanwhile
                 writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n" % (status, len(body)))
@@ -109,6 +113,15 @@ def test_every_request_of_the_schedule_is_sent_and_answered(arrivals: str) -> No
     assert found["requests"] == pytest.approx(RATE * SECONDS, rel=0.2)
     assert found["achieved_per_s"] == pytest.approx(RATE, rel=0.25)
     assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"] <= found["max_ms"]
+
+
+def test_connections_are_used_in_turn() -> None:
+    """One that is never used would be closed by a server that waits for its first request."""
+    asked: collections.Counter[int] = collections.Counter()
+    with server(right, asked) as port:
+        outcome(port, connections=8)
+    assert len(asked) == 8
+    assert min(asked.values()) > 0.5 * max(asked.values())
 
 
 def test_what_waits_while_the_server_stalls_is_measured_with_its_wait() -> None:

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from launcher import housekeeping
 
+ROOT = Path(__file__).parents[3]
 PACKAGES = "/opt/venv/lib/python3.11/site-packages"
 BESIDE = {
     "controller": ["ray::ServeController"],
@@ -95,3 +97,20 @@ def test_a_process_that_has_ended_is_passed_over(start: Callable[[str], psutil.P
     ended.wait(5)
     housekeeping.give_way([ended, controller])
     assert controller.nice() == housekeeping.NICENESS
+
+
+def test_a_launcher_that_only_watches_gives_way_itself() -> None:
+    """Once, and never back up."""
+    script = (
+        "import os\n"
+        "from launcher import housekeeping\n"
+        "housekeeping.give_way_oneself()\n"
+        "print(os.nice(0))\n"
+        "os.nice(3)\n"
+        "housekeeping.give_way_oneself()\n"
+        "print(os.nice(0))\n"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, cwd=ROOT, text=True
+    ).stdout
+    assert printed.split() == [str(housekeeping.NICENESS), str(housekeeping.NICENESS + 3)]

@@ -231,6 +231,31 @@ def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     child.process.wait(5)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives a process others' orphans")
+def test_orphans_that_have_ended_are_collected_and_children_are_not(tmp_path: Path) -> None:
+    """What was adopted is no zombie for long; the exit code of a child is still its Popen's."""
+    script = (
+        "import os, subprocess, sys, psutil\n"
+        "from pathlib import Path\n"
+        "from launcher import processes\n"
+        "processes.adopt_orphans()\n"
+        "sleep = 'import time; time.sleep(0.3)'\n"
+        "leave = f'import subprocess, sys; subprocess.Popen([sys.executable, \"-c\", {sleep!r}])'\n"
+        "subprocess.run([sys.executable, '-c', leave], check=True)\n"
+        "[orphan] = processes.descendants()\n"
+        "while orphan.status() != psutil.STATUS_ZOMBIE: pass\n"
+        "processes.reap_orphans()\n"
+        "assert not orphan.is_running()\n"
+        "code = [sys.executable, '-c', 'raise SystemExit(3)']\n"
+        "here = Path(sys.argv[1])\n"
+        "child = processes.start('c', code, environ=os.environ, log=here / 'log', cwd=here)\n"
+        "while psutil.Process(child.process.pid).status() != psutil.STATUS_ZOMBIE: pass\n"
+        "processes.reap_orphans([child])\n"
+        "assert child.process.poll() == 3\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, cwd=ROOT, timeout=60)
+
+
 def test_stop_ends_what_a_killed_launcher_left(tmp_path: Path) -> None:
     """Recorded processes are ended, the scratch folder goes, and the run is forgotten."""
     layout = Layout(tmp_path, tmp_path / "var" / "ray_token")
