@@ -115,7 +115,8 @@ class ModelCache:
         for prefix in (_INCOMING, _DELETED):
             for left in self._directory.glob(f"{prefix}*"):
                 with suppress(OSError):
-                    if left.stat().st_mtime < long_ago:
+                    # A folder's own time is not that of the files below it, which may still grow.
+                    if max(one.stat().st_mtime for one in (left, *left.rglob("*"))) < long_ago:
                         shutil.rmtree(left)
 
     def _delete(self, copy: Path) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 from launcher import environment, system
 from launcher.mlflow_accounts import ACCOUNTS
+from serve_app.calls import wire
 from tests.e2e.dockerfile import ROOT, chain, read
 from tests.integration.deploy import compose
 
@@ -101,6 +102,11 @@ def test_containers_get_the_environment_that_make_run_gives() -> None:
         "train": "serve.env",
     }
     assert environment.of_file(ROOT / "serve.env")["RAY_AUTH_MODE"] == "token"
+
+
+def test_a_call_by_serve_may_be_as_large_as_one_by_line() -> None:
+    given = environment.of_file(ROOT / "serve.env")
+    assert given["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] == str(wire.MAX_FRAME_BYTES)
 
 
 def test_services_build_stages_that_exist() -> None:

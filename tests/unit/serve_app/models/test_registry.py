@@ -266,18 +266,21 @@ def test_a_copy_that_was_changed_is_deleted_and_not_used(directory: Path, tmp_pa
 def test_what_a_crash_left_half_written_is_swept_away(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once it is old: what is young may be another process's work."""
+    """Once all of it is old: another process may have fetched for long, and be at a file now."""
     stores.use(monkeypatch, Store(directory))
     folder = tmp_path / "cache"
     cache = ModelCache(folder)
-    old, young = folder / "incoming-old", folder / "incoming-young"
-    for left in (old, young):
-        left.mkdir()
-        (left / "model.skops").write_text("half of it")
     long_ago = time.time() - STALE_S - 1
-    os.utime(old, (long_ago, long_ago))
+    lefts = old, young, slow = [folder / f"incoming-{age}" for age in ("old", "young", "slow")]
+    for left in lefts:
+        (left / "model").mkdir(parents=True)
+        (left / "model" / "model.skops").write_text("half of it")
+        if left is not young:
+            for path in (left / "model" / "model.skops", left / "model", left):
+                os.utime(path, (long_ago, long_ago))
+    os.utime(slow / "model" / "model.skops")
     cache.fetch("m", "1", "models:/m-1")
-    assert (old.exists(), young.exists()) == (False, True)
+    assert [left.exists() for left in lefts] == [False, True, True]
 
 
 SOON_S = 5.0
