@@ -36,9 +36,7 @@ def without_lines(config: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def service(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Running:
     """A model of records with a text."""
-    directory = models.write_frame(
-        tmp_path_factory.mktemp("notes") / "model", ESTIMATOR, NOTES
-    )
+    directory = models.write_frame(tmp_path_factory.mktemp("notes") / "model", ESTIMATOR, NOTES)
     return serve(directory, without_lines)
 
 
