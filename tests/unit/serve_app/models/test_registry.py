@@ -271,7 +271,7 @@ def test_what_a_crash_left_half_written_is_swept_away(
     folder = tmp_path / "cache"
     cache = ModelCache(folder)
     long_ago = time.time() - STALE_S - 1
-    lefts = old, young, slow = [folder / f"incoming-{age}" for age in ("old", "young", "slow")]
+    lefts = _, young, slow = [folder / f"incoming-{age}" for age in ("old", "young", "slow")]
     for left in lefts:
         (left / "model").mkdir(parents=True)
         (left / "model" / "model.skops").write_text("half of it")
