@@ -199,6 +199,9 @@ def test_a_shadow_waits_for_nobody_and_holds_up_nobody(model: Model) -> None:
     asyncio.run(scenario())
 
 
+MOST_TO_BE_QUICK = 1000
+
+
 def test_a_quick_model_answers_now_and_one_that_is_busy_later(model: Model) -> None:
     """Once it is known to be quick; one bad record fails alone in either case."""
 
@@ -209,6 +212,10 @@ def test_a_quick_model_answers_now_and_one_that_is_busy_later(model: Model) -> N
         first = version.predict(call_of(np.ones((2, 1))))
         assert not isinstance(first, Predictions)
         assert (await first).values.tolist() == [2.0, 2.0]
+        for _ in range(MOST_TO_BE_QUICK):  # a pause of the machine makes one look slow
+            if isinstance(known := version.predict(call_of(np.ones((2, 1)))), Predictions):
+                break
+            await known
         now = version.predict(call_of(np.array([[3.0], [-1.0]]), 1, 1))
         assert isinstance(now, Predictions)
         assert now.values[0] == 6.0
