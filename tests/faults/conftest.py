@@ -72,14 +72,22 @@ class System:
         psutil.Process(before).kill()
         running.wait_for(lambda: self.find(name) not in (None, before), BACK_S)
 
-    def kill(self, deployment: str, after_s: float = 0.0) -> float:
-        """End one of a deployment's replicas, which has stood still for a while so that something
-        is under way with it; return when that was (monotonic s), once another runs in its place."""
+    def kill(self, deployment: str, held_s: float = 0.0) -> float:
+        """End one of a deployment's replicas; return when that was (monotonic s), once another
+        runs in its place.
+
+        With `held_s` it has something under way: for so long all of them stand still, so that each
+        is asked, and then this one alone, until what still waits is with it.
+        """
         before = self.pids(deployment)
-        replica = psutil.Process(before[0])
-        if after_s:
-            replica.suspend()
-            time.sleep(after_s)
+        replica, *others = map(psutil.Process, before)
+        if held_s:
+            for process in (replica, *others):
+                process.suspend()
+            time.sleep(held_s)
+            for process in others:
+                process.resume()
+            time.sleep(held_s)
         replica.kill()
         killed_at = time.monotonic()
         self.await_replaced(deployment, before[0], len(before))
