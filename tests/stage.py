@@ -206,27 +206,6 @@ def with_rollouts(**policy: Any) -> Callable[[Config], None]:
     return change
 
 
-@contextmanager
-def stage(
-    root: Path,
-    environ: Mapping[str, str],
-    uri: str,
-    relay: Relay,
-    name: str,
-    first: Line,
-    change: Callable[[Config], None],
-    signed_with: Keys | None = None,
-    *,
-    has_api_keys: bool = True,
-) -> Iterator[Stage]:
-    """A system whose first champion is `first`; runs inside the `with` block."""
-    launched = launch(
-        root, environ, uri, relay, name, first, change, signed_with, has_api_keys=has_api_keys
-    )
-    with up(launched):
-        yield launched
-
-
 def launch(
     root: Path,
     environ: Mapping[str, str],

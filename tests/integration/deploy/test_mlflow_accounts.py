@@ -277,8 +277,16 @@ def test_of_a_running_service_only_the_controller_writes(
     )
     with (
         mlflow_relay.relay(server) as relay,
-        stage.stage(
-            tmp_path / "project", environ, server, relay, MODEL, Line(1.0), stage.with_rollouts()
+        stage.up(
+            stage.launch(
+                tmp_path / "project",
+                environ,
+                server,
+                relay,
+                MODEL,
+                Line(1.0),
+                stage.with_rollouts(),
+            )
         ) as small,
     ):
         version = small.add(Line(1.001))

@@ -58,15 +58,17 @@ def test_without_api_keys_each_request_is_a_client_and_no_verdict_is_no_pass(
     steps = [HALF, {**HALF, "weight": 1.0}]
     with (
         mlflow_relay.relay(mlflow_server) as relay,
-        stage.stage(
-            tmp_path / "project",
-            running.environ(free_port),
-            mlflow_server,
-            relay,
-            "no-api-keys",
-            Line(1.0, PAUSE_S),
-            stage.with_rollouts(steps=steps, max_step_s=MAX_STEP_S),
-            has_api_keys=False,
+        stage.up(
+            stage.launch(
+                tmp_path / "project",
+                running.environ(free_port),
+                mlflow_server,
+                relay,
+                "no-api-keys",
+                Line(1.0, PAUSE_S),
+                stage.with_rollouts(steps=steps, max_step_s=MAX_STEP_S),
+                has_api_keys=False,
+            )
         ) as open_to_all,
     ):
         service, first = open_to_all.service, open_to_all.standing()["champion"]

@@ -31,14 +31,16 @@ def test_versions_change_on_a_second_node(
 
     with (
         mlflow_relay.relay(mlflow_server) as relay,
-        stage.stage(
-            tmp_path / "project",
-            running.environ(free_port),
-            mlflow_server,
-            relay,
-            "cluster",
-            Line(1.0, PAUSE_S),
-            change,
+        stage.up(
+            stage.launch(
+                tmp_path / "project",
+                running.environ(free_port),
+                mlflow_server,
+                relay,
+                "cluster",
+                Line(1.0, PAUSE_S),
+                change,
+            )
         ) as staged,
         node(staged.service, free_port),
     ):

@@ -93,14 +93,16 @@ def test_a_disk_that_is_really_full_costs_nothing(
     with (
         small_disk(disk),
         mlflow_relay.relay(mlflow_server) as relay,
-        stage.stage(
-            tmp_path / "project",
-            running.environ(free_port, MODEL_CACHE_DIR=str(disk)),
-            mlflow_server,
-            relay,
-            "small-disk",
-            Line(1.0, PAUSE_S),
-            stage.with_rollouts(),
+        stage.up(
+            stage.launch(
+                tmp_path / "project",
+                running.environ(free_port, MODEL_CACHE_DIR=str(disk)),
+                mlflow_server,
+                relay,
+                "small-disk",
+                Line(1.0, PAUSE_S),
+                stage.with_rollouts(),
+            )
         ) as small,
     ):
         first = small.standing()["champion"]

@@ -288,14 +288,16 @@ def test_make_run_without_its_mlflow_serves_what_it_served_last(
 ) -> None:
     """A server of one's own that is down, or well but of no use, is no reason not to start."""
     with mlflow_relay.relay(mlflow_server) as relay:
-        with stage.stage(
-            tmp_path / "project",
-            running.environ(free_port),
-            mlflow_server,
-            relay,
-            "own-server",
-            Line(2.0),
-            stage.with_rollouts(),
+        with stage.up(
+            stage.launch(
+                tmp_path / "project",
+                running.environ(free_port),
+                mlflow_server,
+                relay,
+                "own-server",
+                Line(2.0),
+                stage.with_rollouts(),
+            )
         ) as before:
             assert before.service.post("/stream", {"X": 2.0}).json() == {"result": 4.0}
             root, own = before.service.root, before.service.environ

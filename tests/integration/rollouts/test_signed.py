@@ -45,15 +45,17 @@ def signed_stage(
     keys = signed_models.new_keys(root / "keys")
     with (
         mlflow_relay.relay(mlflow_server) as relay,
-        stage.stage(
-            root / "project",
-            running.environ(free_port),
-            mlflow_server,
-            relay,
-            "signed",
-            Line(1.0),
-            stage.with_rollouts(),
-            signed_with=keys,
+        stage.up(
+            stage.launch(
+                root / "project",
+                running.environ(free_port),
+                mlflow_server,
+                relay,
+                "signed",
+                Line(1.0),
+                stage.with_rollouts(),
+                signed_with=keys,
+            )
         ) as running_stage,
     ):
         yield running_stage
