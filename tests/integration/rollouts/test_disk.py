@@ -40,6 +40,7 @@ def test_a_version_that_a_full_disk_has_refused_is_served_once_there_is_room(sta
     assert not staged.standing()["refused"]
 
 
+@pytest.mark.system
 def test_copies_that_a_crash_has_cut_off_or_damaged_are_fetched_again(staged: Stage) -> None:
     """By a controller that is killed in mid-fetch, and by a worker that is killed meanwhile."""
     cache = staged.service.root / "var" / "cache"
