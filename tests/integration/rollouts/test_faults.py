@@ -338,16 +338,8 @@ def test_an_mlflow_that_answers_wrong_changes_nothing(staged: Stage, moods: Sequ
     assert ledger.p99_s < SOON_S
 
 
-@pytest.mark.parametrize(
-    "mood",
-    [
-        "refusing",
-        pytest.param("hanging", marks=pytest.mark.system),
-        pytest.param("failing", marks=pytest.mark.system),
-        pytest.param("limiting", marks=pytest.mark.system),
-        pytest.param("halving", marks=pytest.mark.system),
-    ],
-)
+@pytest.mark.system
+@pytest.mark.parametrize("mood", ["refusing", "hanging", "failing", "limiting", "halving"])
 def test_a_cold_start_without_mlflow_serves_from_the_cache(staged: Stage, mood: Mood) -> None:
     """It says so, and follows MLflow again once that answers; the way back is loaded then."""
     champion = staged.standing()["champion"]

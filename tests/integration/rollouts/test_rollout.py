@@ -191,6 +191,7 @@ NEAR = 1.1
 """Of the champion's slope: near enough for its predictions not to count as shifted."""
 
 
+@pytest.mark.system
 def test_labels_that_come_back_are_compared(staged: Stage) -> None:
     """All, by whatever ingress, the first of each request; a version that is further off fails."""
     slope = staged.slopes[staged.standing()["champion"]]
