@@ -106,36 +106,6 @@ def descendants() -> list[psutil.Process]:
     ]
 
 
-class Descendants:
-    """What this process has started, directly or not, followed at the cost of what is new.
-
-    A look at every process of the machine takes longer than a request. What is no descendant
-    never becomes one, so each process is looked at once.
-    """
-
-    def __init__(self) -> None:
-        self._this = psutil.Process()
-        self._seen: dict[int, psutil.Process | None] = {}
-        """By number; None for what isn't ours."""
-
-    def look(self) -> list[psutil.Process]:
-        """Return those that there are now, ended ones that nobody has collected yet included."""
-        seen: dict[int, psutil.Process | None] = {}
-        for pid in psutil.pids():
-            if pid in self._seen:
-                seen[pid] = self._seen[pid]
-                continue
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(pid)
-                ancestors = process.parents()
-                if self._this in ancestors:
-                    seen[pid] = process
-                elif (ancestors or [process])[-1].ppid() == 0:  # or one has ended meanwhile
-                    seen[pid] = None
-        self._seen = seen
-        return [process for process in seen.values() if process is not None]
-
-
 def end(processes: Iterable[psutil.Process], deadline_s: float) -> list[psutil.Process]:
     """End processes by SIGTERM, then by SIGKILL; return those that are still there after that."""
     remaining = [process for process in processes if _is_running(process)]

@@ -50,7 +50,7 @@ REST_STOP_S: Final = 10.0
 _POLL_S: Final = 0.2
 _WATCH_S: Final = 1.0
 _LOOKS_PER_NOTE: Final = 5
-"""All processes of a run are looked at: too much for once a second."""
+"""Every process of the machine is looked at to find ours: too much for once a second."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,6 @@ class System:
         self._options = options
         self._environ = environ
         self._children: list[Child] = []
-        self._descendants = processes.Descendants()
         self._is_mlflow_away = False
 
     def run(self) -> None:
@@ -244,7 +243,7 @@ class System:
             time.sleep(_POLL_S)
 
     def _watch(self) -> None:
-        # Nothing that answers is started from here on.
+        # A look takes longer than a request; and nothing that answers is started from here on.
         housekeeping.give_way_oneself()
         for look in itertools.count():
             if look % _LOOKS_PER_NOTE:
@@ -260,7 +259,7 @@ class System:
         """
         processes.check_alive(self._children)
         processes.reap_orphans(self._children)
-        running = self._descendants.look()
+        running = processes.descendants()
         found = tuple(sorted(map(state.ProcessId.of, running)))
         if found != self._run.processes:
             self._run = replace(self._run, processes=found)
