@@ -9,6 +9,7 @@ from typing import Final
 from contract.tracking import MlflowUnreachableError
 from serve_app.control.conductor import Orders
 from serve_app.loaded import LoadedVersion
+from serve_app.model_errors import printable
 from serve_app.models.model import Model
 from serve_app.models.served import ServedVersion
 
@@ -100,12 +101,14 @@ class Shelf:
             logger.warning("version %s takes too long to load", version.version)
             self._failed[version.version] = f"not loaded within {self._load_timeout_s:g} s"
         except (MlflowUnreachableError, OSError) as error:
-            logger.warning("version %s can't be loaded yet: %s", version.version, error)
-            self._delayed[version.version] = str(error)
+            reason = printable(str(error))
+            logger.warning("version %s can't be loaded yet: %s", version.version, reason)
+            self._delayed[version.version] = reason
             return
         except Exception as error:  # noqa: BLE001  # whatever it is, the others are served
-            logger.warning("version %s can't be loaded: %s", version.version, error)
-            self._failed[version.version] = str(error) or type(error).__name__
+            reason = printable(str(error)) or type(error).__name__
+            logger.warning("version %s can't be loaded: %s", version.version, reason)
+            self._failed[version.version] = reason
         finally:
             del self._loading[version.version]
         self._changed()

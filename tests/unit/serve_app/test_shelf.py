@@ -97,6 +97,22 @@ def test_what_is_ordered_is_held_and_what_cannot_be_loaded_is_said(model: Model)
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("kind", [UnservableModelError, MlflowUnreachableError])
+def test_what_a_model_says_of_itself_makes_no_line_of_its_own_in_the_log(
+    kind: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reason may hold what stands in its files."""
+
+    def load(_: ServedVersion) -> Model:
+        raise kind("no type 'a\nERROR all is lost\x1b[31m'")
+
+    shelf = Shelf(load)
+    asyncio.run(obeyed(shelf, orders("", "2")))
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "ray.serve"]
+    assert said.endswith("no type 'a ERROR all is lost?[31m'")
+    assert said.isprintable()
+
+
 def test_a_version_that_takes_long_holds_up_no_other(model: Model) -> None:
     """Neither of the same orders nor of later ones; it is loaded once."""
     is_let_go = threading.Event()
