@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.tracking import MlflowUnreachableError
-from serve_app.model_errors import ModelError
+from serve_app.model_errors import ModelError, printable
 from serve_app.models import registry
 from serve_app.models.private import own
 from serve_app.models.served import ServedVersion, describe
@@ -58,7 +58,7 @@ def recall(settings: Settings) -> Remembered | None:
     except (OSError, ArithmeticError, LookupError, TypeError, ValueError):
         return None
     except ModelError as error:
-        logger.warning("this node remembers nothing: %s", error)
+        logger.warning("this node remembers nothing: %s", printable(str(error)))
         return None
 
 
@@ -74,7 +74,8 @@ def restored(seed: Table, remembered: Remembered | None, settings: Settings) -> 
     try:
         model = registry.load(remembered.champion, settings)
     except (ModelError, MlflowUnreachableError) as error:
-        logger.warning("what this node served last can't be served: %s", error)
+        reason = printable(str(error))
+        logger.warning("what this node served last can't be served: %s", reason)
         return seed
     return replace(
         seed,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from sklearn.linear_model import LinearRegression
 
 from serve_app.control import memory
@@ -143,3 +144,21 @@ def test_a_last_version_that_was_tampered_with_is_not_served(
     (Path(exported.source) / "more").write_text("more")
     seed = Table(3, model_of("1"))
     assert memory.fallback(seed, settings) is seed
+
+
+def test_what_the_last_version_says_of_itself_makes_no_line_of_its_own_in_the_log(
+    settings: Settings, exported: ServedVersion, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reason may hold what stands in its files."""
+    champion = describe(exported, model_files.read(Path(exported.source)))
+    directory = Path(exported.source)
+    description = yaml.safe_load((directory / "MLmodel").read_text())
+    description["flavors"]["a\nERROR all is lost\x1b[31m"] = {}
+    (directory / "MLmodel").write_text(yaml.safe_dump(description))
+    altered = replace(exported, digest=model_files.digest_of(directory))
+    memory.remember(settings, Table(9, replace(champion, version=altered)))
+    seed = Table(3, model_of("1"))
+    assert memory.fallback(seed, settings) is seed
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "ray.serve"]
+    assert "a ERROR all is lost?[31m" in said
+    assert said.isprintable()
