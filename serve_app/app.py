@@ -19,6 +19,9 @@ from serve_app.worker import ModelWorker
 
 logger = logging.getLogger("ray.serve")
 
+STOP_MARGIN_S = 2.0
+"""How much longer than a request a replica that stops may take, before Serve kills it."""
+
 SWITCHES = ("RAY_SERVE_THROUGHPUT_OPTIMIZED", "RAY_SERVE_ENABLE_HA_PROXY")
 
 # What holds without a config file; serve_config.yaml has the replicas' bounds.
@@ -69,9 +72,14 @@ def build(args: dict[str, Any]) -> Application:
         table = seed(chosen)
     except (SettingsError, MlflowUnreachableError, ModelError) as error:
         raise CannotStartError(str(error)) from None
+    # One that stops may end what it has, which nobody waits for after the deadline.
+    stop_s = chosen.limits.deadline_s + STOP_MARGIN_S
     controller = _CONTROLLER.bind(table, chosen)
-    worker = _MODEL_WORKER.bind(controller, table, chosen)
-    application: Application = _INGRESS.bind(worker, controller, table, chosen, asks_for_keys)
+    worker = _MODEL_WORKER.options(graceful_shutdown_timeout_s=stop_s).bind(
+        controller, table, chosen
+    )
+    ingress = _INGRESS.options(graceful_shutdown_timeout_s=stop_s)
+    application: Application = ingress.bind(worker, controller, table, chosen, asks_for_keys)
     return application
 
 

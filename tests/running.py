@@ -117,6 +117,12 @@ class Running:
         replicas = self._serve()["endeavour"]["deployments"][deployment]["replicas"]
         return [replica for replica in replicas if replica["state"] == "RUNNING"]
 
+    def options(self, deployment: str) -> dict[str, Any]:
+        """The options of a deployment that are in force."""
+        options: dict[str, Any]
+        options = self._serve()["endeavour"]["deployments"][deployment]["deployment_config"]
+        return options
+
     def _serve(self) -> dict[str, Any]:
         answer = requests.get(
             f"{self.dashboard}/api/serve/applications/",
@@ -126,6 +132,16 @@ class Running:
         answer.raise_for_status()
         applications: dict[str, Any] = answer.json()["applications"]
         return applications
+
+    def apply(self, config: dict[str, Any]) -> None:
+        """Give Serve this config, as `serve deploy` does; what it changes takes its time."""
+        answer = requests.put(
+            f"{self.dashboard}/api/serve/applications/",
+            json=config,
+            headers={"Authorization": f"Bearer {self.token}"},
+            timeout=ASK_TIMEOUT_S,
+        )
+        answer.raise_for_status()
 
     def interrupt(self, signal_number: int = signal.SIGINT) -> Stopped:
         """Signal as the terminal does (the whole group), wait, and say what is left."""

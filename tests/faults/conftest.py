@@ -26,6 +26,8 @@ PAUSE_S = 0.002
 VERSION = "local"
 PER_S = 150.0
 ROWS = np.full((3, 1), 0.5)
+DEADLINE_S = 30.0
+"""`limits.deadline_s` as shipped."""
 BACK_S = 60.0
 """Within which whatever was killed runs again."""
 

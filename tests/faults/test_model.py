@@ -18,7 +18,7 @@ import requests
 from serve_app.loaded import PATIENCE
 from tests import odd_models, running
 from tests.faults import injections
-from tests.faults.conftest import BACK_S, PER_S, SLOPE, System, start
+from tests.faults.conftest import BACK_S, DEADLINE_S, PER_S, SLOPE, System, start
 from tests.odd_models import Moody
 from tests.traffic import report
 
@@ -42,9 +42,6 @@ OUT_S = 15.0
 
 FILLING = 600
 """More than `limits.max_requests` of two ingresses."""
-
-DEADLINE_S = 30.0
-"""`limits.deadline_s` as shipped."""
 
 
 def timed(system: System, record: float, **headers: str) -> tuple[requests.Response, float]:

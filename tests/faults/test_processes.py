@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psutil
 import pytest
+import yaml
 
-from tests import running
-from tests.faults.conftest import BACK_S, System
+from tests import odd_models, running
+from tests.faults.conftest import BACK_S, DEADLINE_S, SLOPE, System
 from tests.traffic import report
 
 KILLS = 20
@@ -17,6 +22,11 @@ HELD_S = 0.3
 it has something: that takes longer than 1.5 times this, and what another had does not."""
 OUT_S = 15.0
 """Within which a worker that stands still is asked no more."""
+
+LONG_S = 22.0
+"""Less than DEADLINE_S, and longer than Serve lets a replica take for its end by default."""
+ROWS_PER_CALL = 4096
+"""`dispatch.max_rows_per_call` as shipped."""
 
 UNDER_WAY_S = 0.1
 """What an ingress has under way was sent within this time, and so the machine's own delays."""
@@ -65,6 +75,48 @@ def test_a_worker_that_stands_still_is_soon_asked_no_more(system: System) -> Non
         all_seen = report("a worker stopped", under_way.stop()).check()
     assert max(seen.latencies_s) < 2.0
     assert max(all_seen.latencies_s) < OUT_S
+
+
+@pytest.mark.parametrize("deployment", ["Ingress", "ModelWorker"])
+def test_a_replica_that_stops_has_as_long_as_its_longest_request(
+    system: System, deployment: str
+) -> None:
+    """What Serve kills before that loses what it has."""
+    assert system.service.options(deployment)["graceful_shutdown_timeout_s"] > DEADLINE_S
+
+
+@contextmanager
+def one_worker(system: System) -> Iterator[None]:
+    """Have one worker instead of two inside the `with` block."""
+    shipped = yaml.safe_load((system.service.root / "var" / "serve_config.yaml").read_text())
+    changed = copy.deepcopy(shipped)
+    for deployment in changed["applications"][0]["deployments"]:
+        if deployment["name"] == "ModelWorker":
+            deployment["autoscaling_config"].update(min_replicas=1, max_replicas=1)
+    system.service.apply(changed)
+    try:
+        yield
+    finally:
+        system.service.apply(shipped)
+
+
+@pytest.mark.system
+@pytest.mark.timeout(300)
+def test_a_worker_that_is_not_needed_any_more_ends_what_it_has(system: System) -> None:
+    """Each worker has half of a batch that takes long, and one of them has to go."""
+    weighs = round(LONG_S / odd_models.WEIGH_S)
+    half = [float(odd_models.WEIGHS)] * weighs + [1.0] * (ROWS_PER_CALL - weighs)
+    with ThreadPoolExecutor(1) as pool:
+        sent = time.monotonic()
+        asked = pool.submit(system.service.post, "/batch", {"X": [*half, *half]}, timeout=60)
+        time.sleep(0.5)  # until they have it
+        with one_worker(system):
+            answer, took_s = asked.result(), time.monotonic() - sent
+            running.wait_for(lambda: len(system.pids("ModelWorker")) == 1, BACK_S)
+    print(f"half of a batch with a worker that goes: {answer.status_code} after {took_s:.1f} s")
+    assert answer.status_code == 200
+    assert answer.json()["result"] == [SLOPE * x for x in (*half, *half)]
+    assert LONG_S < took_s < LONG_S + 5.0  # side by side, and neither half was asked twice
 
 
 def test_a_killed_ingress_loses_what_it_had(system: System) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import mlflow
 import pytest
-import requests
 import yaml
 from mlflow import MlflowClient
 
@@ -74,18 +73,8 @@ def deploy(service: Running) -> None:
     """Let a system serve what its serve_config.yaml says now, and nothing of what it served."""
     ports = yaml.safe_load((service.root / "var" / "serve_config.yaml").read_text())
     wanted = yaml.safe_load((service.root / "serve_config.yaml").read_text())
-    _put(service, {**ports, "applications": []})
+    service.apply({**ports, "applications": []})
     running.wait_for(lambda: not service.applications(), DEPLOY_S)
-    _put(service, {**ports, "applications": wanted["applications"]})
+    service.apply({**ports, "applications": wanted["applications"]})
     running.wait_for(lambda: service.applications() == {"endeavour": "RUNNING"}, DEPLOY_S)
     running.wait_for(service.is_ready, DEPLOY_S)
-
-
-def _put(service: Running, config: Config) -> None:
-    answer = requests.put(
-        f"{service.dashboard}/api/serve/applications/",
-        json=config,
-        headers={"Authorization": f"Bearer {service.token}"},
-        timeout=running.ASK_TIMEOUT_S,
-    )
-    answer.raise_for_status()
