@@ -12,7 +12,7 @@ from launcher import console, processes, state
 from launcher.errors import LaunchError
 from launcher.layout import Layout
 
-PATIENCE_S: Final = 22.0
+PATIENCE_S: Final = 52.0
 """Longer than an orderly end takes; a launcher that hangs is then killed."""
 REST_S: Final = 6.0
 _POLL_S: Final = 0.2

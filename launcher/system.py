@@ -34,6 +34,7 @@ from launcher import (
     stop,
     training,
 )
+from launcher.draining import Draining
 from launcher.errors import LaunchError, SettingError, UnreachableError
 from launcher.layout import Layout
 from launcher.processes import Child
@@ -45,6 +46,8 @@ LOOPBACK: Final = "127.0.0.1"
 START_DEADLINE_S: Final = 90.0
 CHECK_DEADLINE_S: Final = 60.0
 DEPLOY_DEADLINE_S: Final = 180.0
+DRAIN_S: Final = 30.0
+"""How long requests under way may take when all is stopped: `limits.deadline_s` as shipped."""
 SERVE_STOP_S: Final = 15.0
 REST_STOP_S: Final = 10.0
 _POLL_S: Final = 0.2
@@ -285,10 +288,11 @@ class System:
         console.say("\n".join(lines))
 
     def _stop(self) -> None:
-        """End the parts, Serve first, so that it drains; forget the run only if nothing is left."""
+        """End the parts, Serve first; forget the run only if nothing is left."""
         if not self._children:
             self._layout.state.unlink(missing_ok=True)
             return
+        self._drain()
         with console.step("stopped"):
             for child in reversed(self._children):
                 if child.name.startswith("serve"):
@@ -299,6 +303,16 @@ class System:
             console.complain(f"still running: {pids}; `make stop` tries again")
         else:
             self._layout.state.unlink(missing_ok=True)
+
+    def _drain(self) -> None:
+        """Let the requests under way be answered, for a while."""
+        draining = Draining(processes.descendants())
+        if not draining.requests():
+            return
+        with console.step("the requests under way"):
+            left = draining.wait(DRAIN_S)
+        if left:
+            console.complain(f"requests that were not answered in {DRAIN_S:g} s: {left}")
 
 
 def _host(is_open: bool) -> str:

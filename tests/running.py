@@ -20,6 +20,8 @@ import psutil
 import requests
 import yaml
 
+from launcher.system import DRAIN_S
+
 ROOT = Path(__file__).parent.parent
 LAUNCHER = (sys.executable, "-m", "launcher", "run", "--train", "train_config.yaml")
 READY_LINE = "Ctrl-C stops everything."
@@ -30,6 +32,7 @@ START_TIMEOUT_S = 240.0
 FIRST_START_S = 600.0
 """The longest start if what it needs must be installed first."""
 STOP_TIMEOUT_S = 30.0
+"""After the requests under way have ended."""
 ASK_TIMEOUT_S = 10.0
 MANY_PROCESSES = 8
 
@@ -149,7 +152,7 @@ class Running:
         listening = listening_ports(started)
         began = time.monotonic()
         os.killpg(self.process.pid, signal_number)
-        self.process.wait(STOP_TIMEOUT_S + 5)
+        self.process.wait(DRAIN_S + STOP_TIMEOUT_S)
         took_s = time.monotonic() - began
         left = [process for process in started if is_alive(process)]
         return Stopped(took_s, self.process.returncode, left, still_held(listening))

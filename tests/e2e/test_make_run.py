@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -24,6 +29,10 @@ from tests.running import Running, Stopped
 
 JOB_S = 240.0
 """For a training job, while others keep all processors busy."""
+
+HALF_S = 2.0
+"""How long after Ctrl-C the rest of a body comes: longer than Serve by itself lets HAProxy live,
+less than `limits.body_stall_s` as shipped."""
 
 AGAIN_START_S = 60.0
 """Within which a second `make run` answers, on a machine that has other things to do, too."""
@@ -283,7 +292,7 @@ def test_starting_twice_in_one_copy_is_refused(first: Running) -> None:
 
 
 def test_the_model_is_exported_and_ctrl_c_leaves_nothing(first: Running) -> None:
-    """SIGINT ends all processes within 30 s."""
+    """SIGINT ends all processes within 30 s, and a request that is under way is answered."""
     exported = subprocess.run(
         ["make", "--silent", "export"],
         cwd=first.root,
@@ -295,7 +304,32 @@ def test_the_model_is_exported_and_ctrl_c_leaves_nothing(first: Running) -> None
     )
     assert exported.returncode == 0, exported.stdout + exported.stderr
     assert (first.root / "var/model/model.skops").is_file()
-    assert_nothing_is_left(first.interrupt(signal.SIGINT))
+    body = json.dumps({"X": [0.2] * 100}).encode()
+    with half_asked(first, body) as connection, ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(first.interrupt, signal.SIGINT)
+        time.sleep(HALF_S)
+        assert not stopping.done()
+        connection.sendall(body[len(body) // 2 :])
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, answer.getheader("connection")) == (200, "close")
+        assert len(json.load(answer)["result"]) == 100
+        assert_nothing_is_left(stopping.result())
+
+
+@contextmanager
+def half_asked(service: Running, body: bytes) -> Iterator[socket.socket]:
+    """Have a request to `/batch` under way inside the `with` block, with half of its body sent."""
+    where = urlsplit(service.url)
+    assert where.hostname is not None
+    with socket.create_connection((where.hostname, where.port), timeout=30) as connection:
+        head = (
+            f"POST /batch HTTP/1.1\r\nhost: {where.netloc}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        connection.sendall(head.encode() + body[: len(body) // 2])
+        time.sleep(0.5)  # until it has come
+        yield connection
 
 
 def assert_nothing_is_left(stopped: Stopped) -> None:

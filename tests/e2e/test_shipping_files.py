@@ -210,7 +210,7 @@ def test_up_starts_neither_the_job_nor_the_tests() -> None:
 
 def test_containers_get_the_time_that_the_launcher_takes_to_stop() -> None:
     grace_s = int(SERVICES["web"]["stop_grace_period"].removesuffix("s"))
-    assert grace_s > system.SERVE_STOP_S + system.REST_STOP_S
+    assert grace_s > system.DRAIN_S + system.SERVE_STOP_S + system.REST_STOP_S
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
