@@ -11,72 +11,78 @@ import csv
 import re
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 import psutil
 
+QUIET_S: Final = 0.5
+"""For so long no request must be seen: one may be on its way on a connection that is kept."""
 _TIMEOUT_S: Final = 2.0
 _POLL_S: Final = 0.1
 _SOCKET: Final = re.compile(r"^ *stats socket (\S+)", re.MULTILINE)
+_OF_ITSELF: Final = ("stats", "prometheus")
+"""What tells of HAProxy, and is asked by no client."""
 
 
-class Draining:
-    """The HAProxies of a run, once they refuse new connections; what is open closes by itself."""
+def drain(running: Callable[[], Iterable[psutil.Process]], deadline_s: float) -> int:
+    """Let those of `running` that are HAProxy end what they have, and take nothing more.
 
-    def __init__(self, running: Iterable[psutil.Process]) -> None:
-        """Let those among `running` processes refuse connections; one that can't is let be."""
-        self._sockets = _admin_sockets(running)
-        for file in self._sockets:
-            for name in _frontends(file):
-                # Disabled, it is not listened on any more; shut down, its answers say `close`.
-                _command(file, f"disable frontend {name}")
-                _command(file, f"shutdown frontend {name}")
-
-    def requests(self) -> int:
-        """Return how many requests are under way."""
-        return sum(int(row["scur"]) for file in self._sockets for row in _rows(file, "BACKEND"))
-
-    def wait(self, deadline_s: float) -> int:
-        """Return when no request is under way, or how many are after `deadline_s` seconds."""
-        until = time.monotonic() + deadline_s
-        while (left := self.requests()) and time.monotonic() < until:
-            time.sleep(_POLL_S)
-        return left
+    Returns when no request is under way for QUIET_S; or, after `deadline_s` seconds, how many are.
+    What does not answer holds nothing up.
+    """
+    until = time.monotonic() + deadline_s
+    seen_at = time.monotonic()
+    while True:
+        left = _look(running())
+        now = time.monotonic()
+        if left:
+            seen_at = now
+        if now > until or now - seen_at > QUIET_S:
+            return left
+        time.sleep(_POLL_S)
 
 
-def _admin_sockets(running: Iterable[psutil.Process]) -> set[Path]:
-    """Return where those of the processes that are HAProxy take commands."""
-    found: set[Path] = set()
+def _look(running: Iterable[psutil.Process]) -> int:
+    """Refuse connections wherever any are taken, and return how many requests are under way."""
+    haproxies = 0
+    sockets: set[Path] = set()
     for process in running:
         with contextlib.suppress(psutil.Error, OSError, ValueError, IndexError):
             if process.name() == "haproxy":
-                arguments = process.cmdline()
+                arguments = process.cmdline()  # none any more of one that has just ended
                 config = Path(arguments[arguments.index("-f") + 1]).read_text()
-                found |= {Path(file) for file in _SOCKET.findall(config)}
-    return found
+                sockets |= {Path(file) for file in _SOCKET.findall(config)}
+                haproxies += 1
+    # One that another has replaced has no socket any more, and lives as long as it has requests.
+    return sum(map(_refuse, sockets)) + max(0, haproxies - len(sockets))
 
 
-def _frontends(file: Path) -> Iterator[str]:
-    """Yield what clients connect to, and not what tells of HAProxy itself."""
-    rows = _rows(file, "FRONTEND")
-    return (row["# pxname"] for row in rows if row["# pxname"] not in ("stats", "prometheus"))
-
-
-def _rows(file: Path, kind: str) -> list[dict[str, str]]:
-    """Return the statistics of its frontends, or of its backends."""
-    rows = csv.DictReader(_command(file, "show stat").splitlines())
-    return [row for row in rows if row["svname"] == kind]
+def _refuse(file: Path) -> int:
+    """Let the HAProxy of this admin socket refuse connections; return how many requests it has."""
+    requests = 0
+    for row in csv.DictReader(_command(file, "show stat").splitlines()):
+        name, kind = row["# pxname"], row["svname"]
+        if kind == "BACKEND":
+            requests += int(row["scur"])
+        elif kind == "FRONTEND" and row["status"] == "OPEN" and name not in _OF_ITSELF:
+            # Disabled, it is not listened on any more; shut down, its answers say `close`.
+            _command(file, f"disable frontend {name}")
+            _command(file, f"shutdown frontend {name}")
+    return requests
 
 
 def _command(file: Path, command: str) -> str:
-    """Return the answer to a command; nothing if there is none in time."""
+    """Return the answer to a command; nothing if there is none, or not all of it, in time."""
     answer = b""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(_TIMEOUT_S)
-        connection.connect(str(file))
-        connection.sendall(f"{command}\n".encode())
-        while part := connection.recv(65_536):
-            answer += part
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_TIMEOUT_S)
+            connection.connect(str(file))
+            connection.sendall(f"{command}\n".encode())
+            while part := connection.recv(65_536):
+                answer += part
+    except OSError:
+        return ""
     return answer.decode(errors="replace")

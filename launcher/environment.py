@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from launcher import haproxy
 from launcher.errors import SettingError
@@ -11,7 +12,12 @@ from launcher.layout import Layout
 from launcher.ports import Ports
 from serve_app.access.key_file import FILE_VARIABLE
 
-DRAIN_S = 2
+LEAVING_S: Final = 2
+"""How long a replica that stops is still reachable for HAProxies that have not heard of it."""
+REPLACED_S: Final = 60
+"""How long a HAProxy that another has replaced has for its requests: Serve replaces it whenever an
+ingress comes or goes. Longer than a request may take (`limits` as shipped: 10 s for its body, and
+then 30 s); Ray's own 120 s keep the port of an ingress that has left from others for longer."""
 
 
 def of_file(file: Path) -> dict[str, str]:
@@ -53,9 +59,9 @@ def of_cluster(
         haproxy.BINARY_VARIABLE: str(layout.root / "launcher" / "haproxy.py"),
         # On one machine nobody else drains this node; clusters keep their periods.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
-        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(DRAIN_S),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(LEAVING_S),
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(LEAVING_S),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(REPLACED_S),
     }
     moved = {
         # Ray has no options for these two; unmoved they are 44227 and 44217 for every cluster.

@@ -12,7 +12,11 @@ from launcher import console, processes, state
 from launcher.errors import LaunchError
 from launcher.layout import Layout
 
-PATIENCE_S: Final = 52.0
+DRAIN_S: Final = 30.0
+"""How long requests under way may take: `limits.deadline_s` as shipped."""
+SERVE_STOP_S: Final = 15.0
+REST_STOP_S: Final = 10.0
+PATIENCE_S: Final = DRAIN_S + SERVE_STOP_S + REST_STOP_S + 10.0
 """Longer than an orderly end takes; a launcher that hangs is then killed."""
 REST_S: Final = 6.0
 _POLL_S: Final = 0.2

@@ -21,6 +21,7 @@ import psutil
 from contract import names, strict, tracking
 from launcher import (
     console,
+    draining,
     environment,
     housekeeping,
     mlflow_server,
@@ -34,7 +35,6 @@ from launcher import (
     stop,
     training,
 )
-from launcher.draining import Draining
 from launcher.errors import LaunchError, SettingError, UnreachableError
 from launcher.layout import Layout
 from launcher.processes import Child
@@ -46,10 +46,6 @@ LOOPBACK: Final = "127.0.0.1"
 START_DEADLINE_S: Final = 90.0
 CHECK_DEADLINE_S: Final = 60.0
 DEPLOY_DEADLINE_S: Final = 180.0
-DRAIN_S: Final = 30.0
-"""How long requests under way may take when all is stopped: `limits.deadline_s` as shipped."""
-SERVE_STOP_S: Final = 15.0
-REST_STOP_S: Final = 10.0
 _POLL_S: Final = 0.2
 _WATCH_S: Final = 1.0
 _LOOKS_PER_NOTE: Final = 5
@@ -296,8 +292,8 @@ class System:
         with console.step("stopped"):
             for child in reversed(self._children):
                 if child.name.startswith("serve"):
-                    processes.interrupt(child, signal.SIGINT, SERVE_STOP_S)
-            left = processes.end(processes.descendants(), REST_STOP_S)
+                    processes.interrupt(child, signal.SIGINT, stop.SERVE_STOP_S)
+            left = processes.end(processes.descendants(), stop.REST_STOP_S)
         if left:
             pids = ", ".join(str(one.pid) for one in left)
             console.complain(f"still running: {pids}; `make stop` tries again")
@@ -306,13 +302,14 @@ class System:
 
     def _drain(self) -> None:
         """Let the requests under way be answered, for a while."""
-        draining = Draining(processes.descendants())
-        if not draining.requests():
+        try:
+            with console.step("drained"):
+                left = draining.drain(processes.descendants, stop.DRAIN_S)
+        except Exception as error:  # noqa: BLE001  # whatever it is, all else must end
+            console.complain(f"the requests under way are cut off: {error!r}")
             return
-        with console.step("the requests under way"):
-            left = draining.wait(DRAIN_S)
         if left:
-            console.complain(f"requests that were not answered in {DRAIN_S:g} s: {left}")
+            console.complain(f"requests that were not answered in {stop.DRAIN_S:g} s: {left}")
 
 
 def _host(is_open: bool) -> str:

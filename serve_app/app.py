@@ -72,13 +72,15 @@ def build(args: dict[str, Any]) -> Application:
         table = seed(chosen)
     except (SettingsError, MlflowUnreachableError, ModelError) as error:
         raise CannotStartError(str(error)) from None
-    # One that stops may end what it has, which nobody waits for after the deadline.
-    stop_s = chosen.limits.deadline_s + STOP_MARGIN_S
+    # Replicas that stop end what they have, for which nobody waits after the deadline; an ingress
+    # reads bodies before that.
+    worker_stop_s = chosen.limits.deadline_s + STOP_MARGIN_S
+    ingress_stop_s = chosen.limits.body_timeout_s + worker_stop_s
     controller = _CONTROLLER.bind(table, chosen)
-    worker = _MODEL_WORKER.options(graceful_shutdown_timeout_s=stop_s).bind(
+    worker = _MODEL_WORKER.options(graceful_shutdown_timeout_s=worker_stop_s).bind(
         controller, table, chosen
     )
-    ingress = _INGRESS.options(graceful_shutdown_timeout_s=stop_s)
+    ingress = _INGRESS.options(graceful_shutdown_timeout_s=ingress_stop_s)
     application: Application = ingress.bind(worker, controller, table, chosen, asks_for_keys)
     return application
 

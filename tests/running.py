@@ -20,7 +20,7 @@ import psutil
 import requests
 import yaml
 
-from launcher.system import DRAIN_S
+from launcher.stop import DRAIN_S
 
 ROOT = Path(__file__).parent.parent
 LAUNCHER = (sys.executable, "-m", "launcher", "run", "--train", "train_config.yaml")

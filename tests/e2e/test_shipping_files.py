@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher import environment, system
+from launcher import environment, stop
 from launcher.mlflow_accounts import ACCOUNTS
 from serve_app.calls import wire
 from tests.e2e.dockerfile import ROOT, chain, read
@@ -210,7 +210,7 @@ def test_up_starts_neither_the_job_nor_the_tests() -> None:
 
 def test_containers_get_the_time_that_the_launcher_takes_to_stop() -> None:
     grace_s = int(SERVICES["web"]["stop_grace_period"].removesuffix("s"))
-    assert grace_s > system.DRAIN_S + system.SERVE_STOP_S + system.REST_STOP_S
+    assert grace_s > stop.PATIENCE_S
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)

