@@ -28,6 +28,9 @@ LONG_S = 22.0
 ROWS_PER_CALL = 4096
 """`dispatch.max_rows_per_call` as shipped."""
 
+GONE_S = 8.0
+"""Until whoever had asked a replica that has gone has found out."""
+
 UNDER_WAY_S = 0.1
 """What an ingress has under way was sent within this time, and so the machine's own delays."""
 HAPROXY_BACK_S = 15.0
@@ -125,6 +128,20 @@ def test_a_replica_that_is_not_needed_any_more_ends_what_it_has(
     assert answer.status_code == 200
     assert answer.json()["result"] == [SLOPE * x for x in (*half, *half)]
     assert LONG_S < took_s < LONG_S + 5.0  # side by side, and neither half was asked twice
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("deployment", ["Ingress", "ModelWorker"])
+def test_replicas_go_and_come_and_lose_no_request(system: System, deployment: str) -> None:
+    """As autoscaling lets them, under steady traffic."""
+    with system.traffic() as under_way:
+        time.sleep(1.0)
+        with one_less(system, deployment):
+            running.wait_for(lambda: len(system.pids(deployment)) == 1, BACK_S)
+            time.sleep(GONE_S)
+        running.wait_for(lambda: len(system.pids(deployment)) == 2, BACK_S)
+        time.sleep(GONE_S)
+        report(f"one {deployment} less, and one more", under_way.stop()).check()
 
 
 def test_a_killed_ingress_loses_what_it_had(system: System) -> None:
