@@ -123,6 +123,8 @@ class LoadedVersion:
         self._left = Left(MOST_LEFT)
         self._pace = Pace(QUICK_S)
         self.recorder = Recorder(time.monotonic())
+        self._door = asyncio.Event()
+        self._door.set()
         # Not as a decorator of a method: all instances would share one queue, and a batch of calls
         # to several versions would go to the first call's. Serve keeps the function for ever, so
         # it must not hold the model.
@@ -154,9 +156,12 @@ class LoadedVersion:
     async def _joined(self, call: Call, rows: int) -> Predictions:
         until = asyncio.get_running_loop().time() + self._deadline_s * LAST_RESORT
         waiting = Waiting(call, until)
-        # Counted down here: a call that is cancelled while it waits never reaches `_batch`.
+        # Counted down here: a call that is cancelled while it waits never reaches the model.
         with self.recorder.queued(rows):
             try:
+                # `@serve.batch` takes what comes off its queue at once, and waits for its turn with
+                # that: whoever came later would be a batch of their own.
+                await self._door.wait()
                 answer = await self._batch(waiting)
                 return answer if isinstance(answer, Predictions) else await answer
             finally:
@@ -168,7 +173,14 @@ class LoadedVersion:
         self._held.clear()
 
     async def answers(self, waiting: list[Waiting]) -> list[Answer]:
-        """Predict for those who wait, all of one kind at once."""
+        """Predict for those who wait, all of one kind at once; nobody joins them meanwhile."""
+        self._door.clear()
+        try:
+            return await self._answers(waiting)
+        finally:
+            self._door.set()
+
+    async def _answers(self, waiting: list[Waiting]) -> list[Answer]:
         calls = [one.call for one in waiting]
         work = self._begin(calls, self._thread)
         await asyncio.wait({work}, timeout=self._deadline_s * PATIENCE)

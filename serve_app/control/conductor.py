@@ -17,12 +17,13 @@ from typing import Any, Final
 
 from contract import names
 from contract.tracking import MlflowUnreachableError
-from serve_app.control import record
+from serve_app.control import record, recorder
 from serve_app.control.board import Board
 from serve_app.control.fleet import Fleet, Leases, Report
 from serve_app.control.labels import Label, Labels, LabelState
 from serve_app.control.port import ChampionMovedError, RejectedError, Seen, Tracker
 from serve_app.control.preparation import Preparations, Rehearse
+from serve_app.control.recorder import Recorder
 from serve_app.control.refusals import Refusals
 from serve_app.model_errors import ModelError, NotNowError, UnservableModelError
 from serve_app.models.served import ServedModel, ServedVersion
@@ -34,6 +35,7 @@ from serve_app.rollouts.rollout import (
     Decision,
     State,
     advanced,
+    at_weight,
     begun_anew,
     decide,
 )
@@ -43,12 +45,6 @@ logger = logging.getLogger("ray.serve")
 
 LOAD_TIMEOUT_S: Final = 60.0
 """Longest that all workers may take to load a version before it is refused."""
-
-WRITES: Final = 100
-"""How often something is recorded in vain, with MLflow answering otherwise, before it is let go."""
-
-MOST_UNRECORDED: Final = 1_000
-"""Entries that wait for MLflow; of more, the oldest are let go."""
 
 INGRESS_LEASE_S: Final = 30.0
 """An ingress that hasn't asked for this long no longer counts; it asks every 20 s at least."""
@@ -65,6 +61,12 @@ class Orders:
     """Versions that requests are or may be sent to: a worker without them isn't ready."""
     wanted: tuple[ServedVersion, ...] = ()
     """Versions that would be sent requests once every worker holds them."""
+
+
+def _newly_named(seen: Seen, before: Seen) -> set[str]:
+    """Return the versions that somebody has made champion or challenger since."""
+    pairs = ((seen.champion, before.champion), (seen.challenger, before.challenger))
+    return {now for now, then in pairs if now is not None and now != then}
 
 
 class Conductor:
@@ -92,7 +94,12 @@ class Conductor:
             tracker.resolve, rehearse, self._fleet, self._show, clock, load_timeout_s
         )
         self._refusals = Refusals(clock)
-        self._failed_writes = 0
+        self._recorder = Recorder(tracker)
+        self._seen = Seen(None, None)
+        self._unended: set[str] = set()
+        """Challengers whose rollout has ended, which MLflow doesn't take."""
+        self._last_ended = 0
+        """The number of the last rollout that has ended here."""
         self._waiting: str | None = None
         self._mlflow = STATUS_UNKNOWN["mlflow"]
         self._evidence = Evidence()
@@ -126,9 +133,10 @@ class Conductor:
         self._silent_until = max(self._silent_until, self._clock() + REPORTED_S)
         if table.epoch > self._table.epoch:
             logger.info("took over the table of epoch %d from a replica", table.epoch)
-            self._table = replace(
-                table, rollout=table.rollout and begun_anew(table.rollout, self._clock())
-            )
+            state = table.rollout
+            if state is not None:
+                state = begun_anew(at_weight(self._policy, state, table.weight), self._clock())
+            self._table = replace(table, rollout=state)
             self._evidence, self._decision = Evidence(), None
             self.remember()
             self._show()
@@ -190,27 +198,30 @@ class Conductor:
         """Do the writes that wait, oldest first."""
         done: list[Write] = []
         try:
-            for write in self._table.unrecorded:
-                try:
-                    await asyncio.to_thread(self._tracker.write, write)
-                except MlflowUnreachableError:
-                    self._failed_writes += 1
-                    if self._failed_writes < WRITES:
-                        raise
-                    logger.error("MLflow has not taken %s in %d tries", write, WRITES)
-                except Exception as error:  # noqa: BLE001  # the others must not wait for ever
-                    logger.error("MLflow does not take %s: %s", write, error)
-                self._failed_writes = 0
+            async for write, is_made in self._recorder.settled(self._table.unrecorded):
                 done.append(write)
+                if not is_made:
+                    self._let_go(write)
         finally:
             if done:
                 self._publish(unrecorded=record.without(done, self._table.unrecorded))
+
+    def _let_go(self, write: Write) -> None:
+        """Leave it at that: MLflow goes on naming a challenger of which it wasn't told the end."""
+        if write.kind == "end_rollout" and write.key == names.ABORTED:
+            reason = f"its rollout was aborted, which MLflow has not taken: {write.value}"
+            self._refusals.refuse(write.version, reason, for_good=True)
+            self._unended.add(write.version)
 
     async def _follow(self, seen: Seen) -> None:
         aliased = (seen.champion, seen.challenger, seen.previous)
         named = {one for one in aliased if one is not None}
         self._preparations.keep(named)
         self._refusals.keep(named)
+        self._unended &= named
+        for version in _newly_named(seen, self._seen) - self._unended:
+            self._refusals.try_again(version)
+        self._seen = seen
         if self._table.is_from_cache and seen.champion == self._champion:
             self._publish(is_from_cache=False)
         if self._table.unrecorded:
@@ -262,8 +273,8 @@ class Conductor:
         if self._table.rollout is not None or version == self._champion:
             return  # a table was taken over meanwhile
         if model is not None and not self._table.unrecorded:
-            self._begin(model, seen.rollout)
-        elif self._refusals.is_for_good(version):
+            self._begin(model, seen.rollout, seen.weight)
+        elif self._refusals.is_for_good(version) and version not in self._unended:
             reason = f"it can't be served: {self._refusals.reasons[version]}"
             self._ended(version, names.ABORTED, (reason,))
             self._publish((record.end(version, names.ABORTED, (reason,)),))
@@ -344,14 +355,16 @@ class Conductor:
         else:
             self._show()
 
-    def _begin(self, model: ServedModel, known: State | None) -> None:
-        """Start a rollout, or go on with the one that MLflow knows of."""
+    def _begin(self, model: ServedModel, known: State | None, weight: float | None) -> None:
+        """Start a rollout, or go on with the one that MLflow knows of, which had that weight."""
         version, now = model.version.version, self._clock()
-        if known is not None and (known.challenger, known.champion) == (version, self._champion):
-            last = len(self._policy.steps) - 1
-            state = replace(begun_anew(known, now), step=min(known.step, last))
-        else:
-            state = State(self._next_epoch(), self._champion, version, 0, now)
+        state = State(self._next_epoch(), self._champion, version, 0, now)
+        if (
+            known is not None
+            and known.number > self._last_ended
+            and (known.challenger, known.champion) == (version, self._champion)
+        ):
+            state = begun_anew(at_weight(self._policy, known, weight), now)
         self._evidence, self._labels = Evidence(), Labels()
         logger.info("rollout of version %s begins", version)
         step = self._policy.steps[state.step]
@@ -414,7 +427,7 @@ class Conductor:
                     return  # aborted meanwhile
                 self._attempted = state.number
                 await asyncio.to_thread(
-                    self._tracker.promote, state.challenger, state.champion, reason
+                    self._tracker.promote, state.challenger, self._named_champion(state), reason
                 )
             except MlflowUnreachableError as error:
                 self._note_mlflow(f"does not answer: {error}")  # asked again at the next tick
@@ -427,6 +440,11 @@ class Conductor:
                 self._abort((why,))
                 return
             self._finish(state, reason)
+
+    def _named_champion(self, state: State) -> str:
+        """Return whom the challenger is to replace in MLflow: maybe one that can't be served."""
+        named = self._seen.champion
+        return named if named is not None and named in self._refusals else state.champion
 
     def _finish(self, state: State, reason: str) -> None:
         """The challenger is champion: it takes all traffic."""
@@ -475,6 +493,7 @@ class Conductor:
 
     def _ending(self, state: State, outcome: str, reasons: tuple[str, ...]) -> tuple[Write, ...]:
         self._ended(state.challenger, outcome, reasons)
+        self._last_ended = max(self._last_ended, state.number)
         return record.ending(state, outcome, reasons, self._moment(), self._decision)
 
     # What is shown
@@ -490,10 +509,11 @@ class Conductor:
         return max(self._table.epoch + 1, int(self._clock() * 1000))
 
     def _publish(self, writes: tuple[Write, ...] = (), **changes: Any) -> None:
-        unrecorded = changes.pop("unrecorded", self._table.unrecorded) + writes
-        if len(unrecorded) > MOST_UNRECORDED:
-            logger.error("MLflow has been away for too long: the oldest entries are let go")
-            unrecorded = unrecorded[-MOST_UNRECORDED:]
+        unrecorded, let_go = recorder.newest(
+            changes.pop("unrecorded", self._table.unrecorded) + writes
+        )
+        for write in let_go:
+            self._let_go(write)
         table = replace(self._table, epoch=self._next_epoch(), unrecorded=unrecorded, **changes)
         self._table = table
         self._preparations.settle(model.version.version for model in table.held)

@@ -17,6 +17,8 @@ class Seen:
     challenger: str | None
     rollout: State | None = None
     previous: str | None = None
+    weight: float | None = None
+    """Share of the clients that the rollout had reached; None if that isn't known."""
 
 
 class ChampionMovedError(Exception):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -40,8 +41,25 @@ def step(
     """Return the entries of a rollout that goes on in another state."""
     return (
         _decided(state, action, reasons, moment, decision),
-        Write("model_tag", key=names.TAG_ROLLOUT_STATE, value=json.dumps(state.to_json())),
+        Write("model_tag", key=names.TAG_ROLLOUT_STATE, value=state_text(state, moment.weight)),
     )
+
+
+def state_text(state: State, weight: float) -> str:
+    """Return what a tag of the model holds while a rollout is under way."""
+    return json.dumps({**state.to_json(), "weight": weight})
+
+
+def state_of(text: str) -> tuple[State | None, float | None]:
+    """Return the rollout in such a tag, and which share of the clients it had, if it says so.
+
+    None of both if it is none of ours.
+    """
+    with suppress(ValueError, RecursionError):
+        content = json.loads(text)
+        weight = content.pop("weight", None) if isinstance(content, dict) else None
+        return State.from_json(content), weight if isinstance(weight, float) else None
+    return None, None
 
 
 def ending(

@@ -31,6 +31,8 @@ class Refusals:
         self._clock = clock
         self._refused: dict[str, _Refusal] = {}
         self._failed_fetches: dict[str, int] = {}
+        self._told: set[str] = set()
+        """All of which a refusal was told, to be taken back should one of them be served."""
 
     def __contains__(self, version: str) -> bool:
         return version in self._refused
@@ -60,10 +62,17 @@ class Refusals:
         self._refused = {one: why for one, why in self._refused.items() if one in named}
         self._failed_fetches = {one: n for one, n in self._failed_fetches.items() if one in named}
 
+    def try_again(self, version: str) -> None:
+        """Have a version tried at once, though it was refused: whoever has named it wants that."""
+        self._failed_fetches.pop(version, None)
+        if (refusal := self._refused.get(version)) is not None:
+            self._refused[version] = refusal._replace(again_at=self._clock())
+
     def refuse(self, version: str, reason: str, *, for_good: bool) -> bool:
         """Refuse a version; return whether that, or the reason, is new."""
         reason = printable(reason[: names.LONGEST_TAG])
         before = self._refused.get(version)
+        self._told.add(version)
         wait_s = AGAIN_S if before is None else min(2 * before.wait_s, LONGEST_S)
         again_at = None if for_good else self._clock() + wait_s
         self._refused[version] = _Refusal(reason, again_at, wait_s)
@@ -77,4 +86,7 @@ class Refusals:
     def forget(self, version: str) -> bool:
         """Take a version for good, and return whether it was refused."""
         self._failed_fetches.pop(version, None)
-        return self._refused.pop(version, None) is not None
+        self._refused.pop(version, None)
+        was_told = version in self._told
+        self._told.discard(version)
+        return was_told

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,11 +11,11 @@ import requests
 
 from contract import names, tracking
 from contract.tracking import MlflowUnreachableError
+from serve_app.control import record
 from serve_app.control.port import ChampionMovedError, RejectedError, Seen
 from serve_app.model_errors import NotNowError
 from serve_app.models import registry
 from serve_app.models.served import ServedVersion
-from serve_app.rollouts.rollout import State
 from serve_app.routing import Write
 from serve_app.settings import Settings
 
@@ -91,12 +89,9 @@ class MlflowTracker:
                 _say(client, self._name, said)
             self._has_said_rollouts = True
         aliases = {alias: str(version) for alias, version in registered.aliases.items()}
-        state = None
-        with suppress(ValueError, RecursionError):  # not ours
-            if text := registered.tags.get(names.TAG_ROLLOUT_STATE):
-                state = State.from_json(json.loads(text))
+        state, weight = record.state_of(registered.tags.get(names.TAG_ROLLOUT_STATE, ""))
         champion, challenger = aliases.get(names.CHAMPION), aliases.get(names.CHALLENGER)
-        return Seen(champion, challenger, state, aliases.get(names.PREVIOUS))
+        return Seen(champion, challenger, state, aliases.get(names.PREVIOUS), weight)
 
     def _write(self, client: MlflowClient, write: Write) -> None:
         if write.kind == "end_rollout":

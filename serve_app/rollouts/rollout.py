@@ -81,14 +81,11 @@ class Decision:
 
 
 def decide(policy: Policy, state: State, evidence: Evidence, now: float) -> Decision:
-    """Return what happens next, on all that was seen since the step began.
+    """Return what happens next, on all that was seen since the step began, one of the policy's.
 
     A fail aborts at once, even while paused; then a pause holds. A step is done when its least
     time and number and all required metrics are there; past its deadline it aborts.
     """
-    if state.step >= len(policy.steps):
-        reason = f"at step {state.step + 1}, but the settings have {len(policy.steps)} steps now"
-        return Decision("abort", (reason,))
     verdicts = judge(policy, evidence)
     if failed := _reasons(verdicts, "fail"):
         return Decision("abort", failed, verdicts)
@@ -111,6 +108,19 @@ def advanced(state: State, now: float) -> State:
 def begun_anew(state: State, now: float) -> State:
     """Return the state at the beginning of the same step, for whoever has seen nothing of it."""
     return replace(state, step_began=now, paused_at=now if state.is_paused else None)
+
+
+def at_weight(policy: Policy, state: State, weight: float | None) -> State:
+    """Return the state at the step of a policy that may have changed since it began.
+
+    That is its own step if that has the weight which was reached, else the last one that has no
+    more; the first if that isn't known.
+    """
+    weights = [step.weight for step in policy.steps]
+    if weight is not None and weights[state.step : state.step + 1] == [weight]:
+        return state
+    fitting = [at for at, one in enumerate(weights) if weight is not None and one <= weight]
+    return replace(state, step=max(fitting, default=0))
 
 
 def pause(state: State | None, now: float) -> State:

@@ -1,9 +1,11 @@
 """A worker counts what waits, knows when its model hangs, and keeps requests apart."""
 
 import asyncio
+import gc
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,6 +82,33 @@ def test_the_recorder_counts_time_and_the_longest_queue() -> None:
         recorder.end(recorder.begin(now=101.0), now=101.5)
     assert recorder.take(now=102.0) == {BUSY_SHARE: 0.25, QUEUED_ROWS: 40.0}
     assert recorder.take(now=103.0) == {BUSY_SHARE: 0.0, QUEUED_ROWS: 0.0}
+
+
+def test_calls_that_wait_for_a_busy_model_are_joined(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Serve's own batching, which asks its replica for nothing but a bound."""
+    config = SimpleNamespace(max_ongoing_requests=64)
+    replica = SimpleNamespace(_deployment_config=config)
+    monkeypatch.setattr("ray.serve.get_replica_context", lambda: replica)
+    monkeypatch.delattr("ray.serve.batching._BatchQueue.__del__")  # leaves an event loop open
+
+    async def scenario() -> None:
+        held = Held()
+        version = LoadedVersion(replace(model, estimator=held), 30.0)
+        calls = [asyncio.create_task(later(version, call_of(np.zeros((2, 1)))))]
+        await asyncio.to_thread(held.started.wait, 10)
+        for number in range(1, 9):
+            call = call_of(np.full((2, 1), float(number)))
+            calls.append(asyncio.create_task(later(version, call)))
+            await asyncio.sleep(0.001)
+        held.gate.set()
+        found = await asyncio.gather(*calls)
+        assert [one.values.tolist() for one in found] == [[2 * n, 2 * n] for n in range(9)]
+        assert [one.model_rows for one in found] == [2, *[16] * 8]
+
+    asyncio.run(scenario())
+    gc.collect()
 
 
 def test_a_cancelled_call_is_counted_down(model: Model) -> None:

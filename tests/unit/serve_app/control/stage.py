@@ -13,6 +13,7 @@ import numpy as np
 
 from contract import names
 from contract.tracking import MlflowUnreachableError
+from serve_app.control import record
 from serve_app.control.conductor import Conductor
 from serve_app.control.fleet import Report
 from serve_app.control.port import ChampionMovedError, Seen
@@ -21,7 +22,6 @@ from serve_app.models.served import ServedModel, ServedVersion
 from serve_app.records.signature import Column, Signature
 from serve_app.rollouts.evidence import Arm, Evidence, Pairs
 from serve_app.rollouts.policy import Policy, Step
-from serve_app.rollouts.rollout import State
 from serve_app.routing import Table, Write, window_of
 
 BEGAN = 1_000_000.0
@@ -90,11 +90,10 @@ class FakeMlflow:
     def look(self) -> Seen:
         """Return the aliases and the rollout under way."""
         self._answer("look")
-        text = self.model_tags.get(names.TAG_ROLLOUT_STATE)
-        state = State.from_json(json.loads(text)) if text else None
+        state, weight = record.state_of(self.model_tags.get(names.TAG_ROLLOUT_STATE, ""))
         named = self.aliases.get
         challenger, previous = named(names.CHALLENGER), named(names.PREVIOUS)
-        return Seen(named(names.CHAMPION), challenger, state, previous)
+        return Seen(named(names.CHAMPION), challenger, state, previous, weight)
 
     def resolve(self, version: str) -> tuple[ServedVersion, Path]:
         """Return a version and where its copy is."""

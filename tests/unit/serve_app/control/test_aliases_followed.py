@@ -332,6 +332,67 @@ def test_who_names_a_refused_version_again_wants_it_tried_again() -> None:
     asyncio.run(scenario())
 
 
+def test_a_refused_version_is_tried_again_though_it_was_previous_meanwhile() -> None:
+    """`make promote` and `make rollback` leave it there."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        fails_rehearsal(stage)
+        for champion, previous in (("2", "1"), ("1", "2"), ("2", "1")):
+            stage.mlflow.aliases |= {names.CHAMPION: champion, names.PREVIOUS: previous}
+            await stage.conductor.poll()
+            await stage.conductor.poll()
+        assert stage.rehearsed == ["2", "2"]
+        stage.faults.clear()
+        for champion, previous in (("1", "2"), ("2", "1")):
+            stage.mlflow.aliases |= {names.CHAMPION: champion, names.PREVIOUS: previous}
+            await stage.conductor.poll()
+        assert stage.serving() == ("2", None, 0.0)
+        assert stage.status["refused"] == {}
+        await stage.conductor.poll()
+        assert stage.mlflow.tags("2")[names.TAG_REFUSED] == ""
+
+    asyncio.run(scenario())
+
+
+def test_a_rollback_leads_to_a_version_that_could_not_be_kept_warm() -> None:
+    """What was refused as `previous` is tried again as champion."""
+
+    async def scenario() -> None:
+        stage = Stage(table=Table(1, model_of("1")))
+        fails_rehearsal(stage)
+        stage.mlflow.aliases[names.PREVIOUS] = "2"
+        for _ in range(2):
+            await stage.conductor.poll()
+        assert list(stage.status["refused"]) == ["2"]
+        stage.faults.clear()
+        stage.mlflow.aliases |= {names.CHAMPION: "2", names.PREVIOUS: "1"}
+        for _ in range(2):
+            await stage.conductor.poll()
+        assert stage.serving() == ("2", None, 0.0)
+
+    asyncio.run(scenario())
+
+
+def test_a_challenger_replaces_a_champion_that_cannot_be_served() -> None:
+    """It was judged against what is served; MLflow's champion is another."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        fails_rehearsal(stage)
+        stage.mlflow.aliases[names.CHAMPION] = "2"
+        for _ in range(2):
+            await stage.conductor.poll()
+        await stage.begin("3")
+        for _ in POLICY.steps:
+            stage.pass_step()
+        await stage.promoted()
+        assert stage.serving() == ("3", None, 0.0)
+        assert stage.mlflow.aliases[names.CHAMPION] == "3"
+
+    asyncio.run(scenario())
+
+
 def test_a_refused_champion_holds_up_no_challenger() -> None:
     """They are two decisions."""
 

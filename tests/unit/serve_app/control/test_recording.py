@@ -8,8 +8,10 @@ import pytest
 
 from contract import names
 from serve_app.control.port import RejectedError
+from serve_app.control.recorder import MOST_WAITING, TRIES
+from serve_app.rollouts.rollout import State
 from serve_app.routing import Table, Write
-from tests.unit.serve_app.control.stage import BAD, FakeMlflow, Stage, model_of
+from tests.unit.serve_app.control.stage import BAD, BEGAN, FakeMlflow, Stage, model_of
 
 SOON_S = 5.0
 TAGS = tuple(Write("version_tag", "2", f"tag.{number}", "x") for number in range(4))
@@ -125,6 +127,89 @@ def test_what_mlflow_refuses_for_good_holds_up_nothing(caplog: pytest.LogCapture
 
     asyncio.run(scenario())
     assert "no version 2" in caplog.text
+
+
+@pytest.mark.parametrize("fault", ["down", "refuses"])
+def test_an_abort_that_mlflow_never_takes_stays_one(fault: str) -> None:
+    """Its alias and its state are still there; nothing that has failed gets traffic by that."""
+
+    class Deaf(FakeMlflow):
+        """Takes no end."""
+
+        def write(self, write: Write) -> None:
+            """Record something else."""
+            if write.kind == "end_rollout" and fault == "refuses" and self.is_deaf:
+                raise RejectedError("no")
+            super().write(write)
+
+        is_deaf = True
+
+    async def scenario() -> None:
+        mlflow = Deaf()
+        stage = Stage(mlflow=mlflow)
+        await stage.begin()
+        stage.pass_step()
+        await stage.conductor.poll()
+        number = stage.table.rollout.number if stage.table.rollout else 0
+        assert stage.serving() == ("1", "2", 0.25)
+        if fault == "down":
+            mlflow.go_down("write")
+        stage.observe(BAD)
+        stage.conductor.tick()
+        for _ in range(3 * TRIES + 10):
+            await stage.conductor.poll()
+            assert stage.serving() == ("1", None, 0.0)
+        assert stage.table.unrecorded == ()
+        assert "its rollout was aborted" in stage.status["refused"]["2"]
+        assert mlflow.aliases[names.CHALLENGER] == "2"
+        mlflow.come_back()
+        mlflow.is_deaf = False
+        del mlflow.aliases[names.CHALLENGER]
+        await stage.conductor.poll()
+        assert stage.status["refused"] == {}
+        await stage.begin()
+        assert stage.serving() == ("1", "2", 0.0)
+        assert stage.table.rollout is not None
+        assert stage.table.rollout.number > number
+
+    asyncio.run(scenario())
+
+
+def test_while_an_abort_is_not_taken_the_champion_is_followed() -> None:
+    """Somebody moves it by hand; the challenger that failed stays out."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        await stage.begin()
+        stage.mlflow.go_down("write")
+        stage.observe(BAD)
+        stage.conductor.tick()
+        for _ in range(3 * TRIES + 1):
+            await stage.conductor.poll()
+        stage.mlflow.aliases[names.CHAMPION] = "3"
+        await stage.conductor.poll()
+        assert stage.serving() == ("3", None, 0.0)
+
+    asyncio.run(scenario())
+
+
+def test_of_too_many_entries_an_abort_is_remembered() -> None:
+    """MLflow was away for long; the version that had failed is still its challenger."""
+
+    async def scenario() -> None:
+        end = Write("end_rollout", "2", names.ABORTED, "worse")
+        waiting = (end, *TAGS[:1] * (MOST_WAITING - 1))
+        table = Table(1, model_of("1"), model_of("3"), 0.25, rollout=State(7, "1", "3", 1, BEGAN))
+        stage = Stage(table=replace(table, unrecorded=waiting))
+        stage.conductor.command("abort", "no")
+        assert "worse" in stage.status["refused"]["2"]
+        assert len(stage.table.unrecorded) == MOST_WAITING
+        stage.mlflow.aliases[names.CHALLENGER] = "2"
+        for _ in range(3):
+            await stage.conductor.poll()
+            assert stage.serving() == ("1", None, 0.0)
+
+    asyncio.run(scenario())
 
 
 def test_a_decision_made_while_others_are_recorded_is_not_lost() -> None:

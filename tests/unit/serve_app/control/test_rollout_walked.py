@@ -1,9 +1,9 @@
 """A challenger is walked through its rollout: weight, alias and record move together."""
 
 import asyncio
-import json
 
 from contract import names
+from serve_app.control import record
 from serve_app.rollouts.evidence import Arm, Evidence, Pairs
 from tests.unit.serve_app.control.stage import BAD, BEGAN, GOOD, MIN_S, Stage, model_of
 
@@ -29,7 +29,7 @@ def test_a_challenger_begins_in_the_shadow() -> None:
         state = stage.table.rollout
         assert state is not None
         assert (state.step, state.step_began, state.champion) == (0, BEGAN, "1")
-        assert json.loads(stage.mlflow.model_tags[names.TAG_ROLLOUT_STATE]) == state.to_json()
+        assert record.state_of(stage.mlflow.model_tags[names.TAG_ROLLOUT_STATE]) == (state, 0.0)
         (decision,) = stage.mlflow.decisions("2")
         assert (decision["action"], decision["weight"]) == ("begin", 0.0)
 

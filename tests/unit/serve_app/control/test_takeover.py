@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from contract import names
-from serve_app.control import preparation
+from serve_app.control import preparation, record
 from serve_app.control.conductor import REPORTED_S
+from serve_app.rollouts.policy import Policy, Step
 from serve_app.rollouts.rollout import State
 from serve_app.routing import Table, Write
 from tests.unit.serve_app.control.stage import BEGAN, GOOD, MIN_S, FakeMlflow, Stage, model_of
@@ -30,7 +31,7 @@ def mlflow_in_rollout(state: State = STATE) -> FakeMlflow:
     """MLflow as a rollout under way leaves it."""
     return FakeMlflow(
         aliases={names.CHAMPION: state.champion, names.CHALLENGER: state.challenger},
-        model_tags={names.TAG_ROLLOUT_STATE: json.dumps(state.to_json())},
+        model_tags={names.TAG_ROLLOUT_STATE: record.state_text(state, 0.25)},
     )
 
 
@@ -166,7 +167,7 @@ def test_another_rollout_is_not_resumed(other: State) -> None:
 
     async def scenario() -> None:
         stage = Stage(mlflow=mlflow_in_rollout())
-        stage.mlflow.model_tags[names.TAG_ROLLOUT_STATE] = json.dumps(other.to_json())
+        stage.mlflow.model_tags[names.TAG_ROLLOUT_STATE] = record.state_text(other, 0.25)
         await stage.conductor.poll()
         assert stage.serving() == ("1", "2", 0.0)
         assert stage.table.rollout is not None
@@ -175,14 +176,33 @@ def test_another_rollout_is_not_resumed(other: State) -> None:
     asyncio.run(scenario())
 
 
-def test_a_step_that_the_settings_have_no_more_is_the_last() -> None:
-    """They had more steps then."""
+FEWER = Policy(steps=(Step(weight=0.0), Step(weight=1.0)))
+
+
+@pytest.mark.parametrize("source", ["mlflow", "replica"])
+def test_settings_with_fewer_steps_raise_no_weight(source: str) -> None:
+    """A rollout goes on with what its clients have seen already: here with none of them."""
 
     async def scenario() -> None:
-        stage = Stage(mlflow=mlflow_in_rollout(replace(STATE, step=7)))
+        stage = Stage(FEWER, mlflow=mlflow_in_rollout())
+        if source == "replica":
+            stage.conductor.adopt(UNDER_WAY)
         await stage.conductor.poll()
-        assert stage.table.rollout is not None
-        assert stage.table.rollout.step == 2
+        assert stage.table.rollout == replace(STATE, step=0, step_began=BEGAN)
+        assert stage.serving() == ("1", "2", 0.25 if source == "replica" else 0.0)
+
+    asyncio.run(scenario())
+
+
+def test_a_rollout_recorded_without_its_weight_begins_in_the_shadow() -> None:
+    """As versions of this project before had it."""
+
+    async def scenario() -> None:
+        stage = Stage(mlflow=mlflow_in_rollout())
+        stage.mlflow.model_tags[names.TAG_ROLLOUT_STATE] = json.dumps(STATE.to_json())
+        await stage.conductor.poll()
+        assert stage.serving() == ("1", "2", 0.0)
+        assert stage.table.rollout == replace(STATE, step=0, step_began=BEGAN)
 
     asyncio.run(scenario())
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from contract import names
+from serve_app.control import record
 from serve_app.control.port import Seen
 from serve_app.control.tracker import MlflowTracker
 from serve_app.rollouts.rollout import State
@@ -37,8 +38,8 @@ def look(monkeypatch: pytest.MonkeyPatch, state: str) -> Seen:
 
 def test_the_rollout_under_way_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it was recorded; an empty tag is none."""
-    text = json.dumps(STATE.to_json())
-    assert look(monkeypatch, text) == Seen("5", "4", STATE)
+    assert look(monkeypatch, record.state_text(STATE, 0.5)) == Seen("5", "4", STATE, None, 0.5)
+    assert look(monkeypatch, json.dumps(STATE.to_json())) == Seen("5", "4", STATE)
     assert look(monkeypatch, "") == Seen("5", "4", None)
 
 
@@ -52,6 +53,7 @@ def test_the_rollout_under_way_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         '{"a":' * 900,
         json.dumps({**STATE.to_json(), "number": "\ud800"}),
         json.dumps({**STATE.to_json(), "step": 1.5}),
+        json.dumps({**STATE.to_json(), "more": 1}),
         "1" * 4_900,
     ],
 )
