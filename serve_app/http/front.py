@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.errors import MalformedHeaderError
 from serve_app.http.answers import REQUEST_ID
 from serve_app.http.one_write import joined
+from serve_app.http.paths import members_for, path_of
 
 # Serve decodes these as UTF-8 and fails if they aren't, and would let a client choose its own
 # deadline, or none. They are for Serve's own features, none of which is used here.
@@ -107,7 +108,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
         "x-request-id must be 1 to 200 printable ASCII characters: send another, or none"
     )
     problem.headers["x-request-id"] = _new_id()
-    await problem.response()(scope, receive, send)
+    await problem.response(members_for(path_of(scope), problem))(scope, receive, send)
 
 
 def _without_body(receive: Receive) -> Receive:

@@ -12,7 +12,7 @@ from serve_app.access.rates import Rates
 from serve_app.access.scopes import needed_scope
 from serve_app.errors import ECHOED, ForbiddenError, ServeError, UnauthenticatedError
 from serve_app.http import answers
-from serve_app.protocols import open_inference, open_inference_pages
+from serve_app.http.paths import members_for, path_of
 
 KEY_ID: Final = "endeavour.key_id"
 """Where in the ASGI scope the id of the request's key is left."""
@@ -73,12 +73,6 @@ class Guard:
         await answer(scope, receive, send)
 
 
-def path_of(scope: Scope) -> str:
-    """Return a request's path within the application, whatever prefix it is served under."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
-
-
 def _checked(key: ApiKey | None, needed: KeyScope, scope: Scope) -> ApiKey:
     """Return the key if it is for what is asked. Raises UnauthenticatedError, ForbiddenError."""
     if key is None:
@@ -95,7 +89,5 @@ def _checked(key: ApiKey | None, needed: KeyScope, scope: Scope) -> ApiKey:
 
 
 async def _refuse(problem: ServeError, scope: Scope, receive: Receive, send: Send) -> None:
-    is_v2 = path_of(scope).startswith(open_inference_pages.ROOT)
-    members = open_inference.members(problem) if is_v2 else None
     answers.leave_unread(problem, scope["headers"])
-    await answers.refuse(problem, scope, receive, send, members)
+    await answers.refuse(problem, scope, receive, send, members_for(path_of(scope), problem))

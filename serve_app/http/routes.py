@@ -26,6 +26,7 @@ from serve_app.http.answers import Headers
 from serve_app.http.body import Limits
 from serve_app.http.endpoint import Endpoint, Predict, Remember
 from serve_app.http.gate import Gate
+from serve_app.http.paths import is_under, members_for, path_of
 from serve_app.http.rollout_pages import RolloutPages
 from serve_app.models.served import ServedModel
 from serve_app.openapi import access_openapi
@@ -35,7 +36,7 @@ from serve_app.protocols import media, mlflow_scoring, open_inference, open_infe
 from serve_app.protocols.original import BATCH_TYPES, Original
 from serve_app.protocols.question import Read
 from serve_app.records.reader import RecordReader
-from serve_app.routing import Published, Role
+from serve_app.routing import CHAMPION, Published, Role
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +68,12 @@ class Service:
 
 
 class Application(Starlette):
-    """All routes; those of `endpoints` are also to be had without Starlette's own steps."""
+    """All routes; those of `endpoints` are also to be had without Starlette's own steps.
 
-    def __init__(self, routes: list[Route], endpoints: dict[str, Endpoint]) -> None:
+    Under `own_path` lies what is asked of this version by its name.
+    """
+
+    def __init__(self, routes: list[Route], endpoints: dict[str, Endpoint], own_path: str) -> None:
         super().__init__(
             routes=routes,
             exception_handlers={
@@ -81,12 +85,17 @@ class Application(Starlette):
         )
         self.router.redirect_slashes = False  # it answers by the client's own host header
         self._endpoints = endpoints
+        self._own_path = own_path
 
     def endpoint(self, scope: Scope) -> ASGIApp | None:
         """Return what answers a prediction request with exactly this path, else None."""
         if scope["type"] != "http" or scope["method"] != "POST":
             return None
-        return self._endpoints.get(scope["path"])
+        return self._endpoints.get(path_of(scope))
+
+    def is_named(self, scope: Scope) -> bool:
+        """Whether an HTTP request's path names this version."""
+        return is_under(path_of(scope), self._own_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request: predictions at once, all else by Starlette's router."""
@@ -122,10 +131,12 @@ def application(service: Service) -> Application:
     endpoints = {
         "/stream": endpoint(original.stream, service.singles),
         "/batch": endpoint(original.batch, takes=BATCH_TYPES, offers=BATCH_TYPES),
-        "/invocations": endpoint(scoring.invocations, **mlflow_scoring.OPTIONS),
+        mlflow_scoring.PATH: endpoint(scoring.invocations, **mlflow_scoring.OPTIONS),
     }
     v2 = open_inference.OpenInference(reader, model)
-    v2_pages = open_inference_pages.Pages(model.version, v2, service.check)
+    v2_pages = open_inference_pages.Pages(
+        model.version, v2, service.check, lambda: _versions(service.published())
+    )
     v2_infer = endpoint(v2.infer, **open_inference.OPTIONS)
     v2_endpoints = dict.fromkeys(open_inference_pages.infer_paths(model.version), v2_infer)
     pages = _Pages(service, headers)
@@ -149,7 +160,18 @@ def application(service: Service) -> Application:
             *v2_pages.routes(),
         ],
         {**endpoints, **v2_endpoints},
+        open_inference_pages.version_path(model.version),
     )
+
+
+def _versions(published: Published) -> list[str]:
+    """Return the versions that can be asked by their names: those that take traffic."""
+    table = published.table
+    return [
+        model.version.version
+        for model, role in table.routed
+        if role == CHAMPION or table.weight > 0.0
+    ]
 
 
 class _Pages:
@@ -184,8 +206,7 @@ class _Pages:
 
 async def _problem(request: Request, error: Exception) -> Response:
     problem = error if isinstance(error, ServeError) else ServeError("unexpected error")
-    is_v2 = request.scope["path"].startswith(open_inference_pages.ROOT)
-    return problem.response(open_inference.members(problem) if is_v2 else None)
+    return problem.response(members_for(path_of(request.scope), problem))
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:

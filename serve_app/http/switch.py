@@ -25,7 +25,7 @@ class Switch:
 
     def __init__(self, champion: Application) -> None:
         self._champion = champion
-        self._challenger: Application | None = None
+        self._challenger: Application | None = None  # only if it takes traffic
         self._salt = b""
         self._weight = 0.0
 
@@ -34,12 +34,13 @@ class Switch:
     ) -> None:
         """Send a share `weight` of the clients to `challenger` from now on, all others to
         `champion`."""
-        self._champion, self._challenger = champion, challenger
+        self._champion = champion
+        self._challenger = challenger if weight > 0.0 else None
         self._salt, self._weight = salt, weight
 
     def endpoint(self, scope: Scope) -> ASGIApp | None:
         """Return what answers a prediction request at once; None if it is none."""
-        if self._challenger is None or self._weight <= 0.0:
+        if self._challenger is None:
             return self._champion.endpoint(scope)
         chosen, other = self._champion, self._challenger
         if is_challenger(self._salt, _key(scope), self._weight):
@@ -48,9 +49,15 @@ class Switch:
         return chosen.endpoint(scope) or other.endpoint(scope)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request; what isn't a prediction is answered for the champion."""
-        answer = self.endpoint(scope) if scope["type"] == "http" else None
+        """Answer a request; what isn't a prediction, for the version it names or the champion."""
+        answer: ASGIApp | None = None
+        if scope["type"] == "http":
+            answer = self.endpoint(scope) or self._named(scope)
         await (answer or self._champion)(scope, receive, send)
+
+    def _named(self, scope: Scope) -> Application | None:
+        challenger = self._challenger
+        return challenger if challenger is not None and challenger.is_named(scope) else None
 
 
 def _key(scope: Scope) -> bytes:

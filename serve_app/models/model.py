@@ -87,6 +87,8 @@ def _predict(
     """Predict all rows, those at fault told apart; `width` is the shape of one row's answer."""
     blocks, errors = blame.predict(estimate, rows, sizes or (len(rows),), width)
     values = _joined(blocks, (len(rows), *width))
+    if not values.dtype.isnative:  # orjson refuses others
+        values = values.astype(values.dtype.newbyteorder("="))
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)
         for at in np.flatnonzero(~finite).tolist():

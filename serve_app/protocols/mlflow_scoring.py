@@ -31,7 +31,14 @@ from serve_app.records.reader import RecordReader
 from serve_app.records.rows import Rows
 from serve_app.records.strict_json import kind
 
+PATH: Final = "/invocations"
+"""Where this protocol predicts."""
+
 _CODES: Final = {
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "ENDPOINT_NOT_FOUND",
+    429: "REQUEST_LIMIT_EXCEEDED",
     500: "INTERNAL_ERROR",
     503: "TEMPORARILY_UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",

@@ -25,19 +25,33 @@ ROOT: Final = "/v2"
 _MODEL: Final = f"{ROOT}/models/{{model}}"
 
 
+def version_path(version: ServedVersion) -> str:
+    """Return the path that names this version, with the names as they are."""
+    return f"{ROOT}/models/{version.name}/versions/{version.version}"
+
+
 def infer_paths(version: ServedVersion) -> tuple[str, str]:
     """Return the paths at which this version infers, with the names as they are."""
-    path = f"{ROOT}/models/{version.name}"
-    return f"{path}/infer", f"{path}/versions/{version.version}/infer"
+    return f"{ROOT}/models/{version.name}/infer", f"{version_path(version)}/infer"
 
 
 class Pages:
-    """Answers for one model version; `check` passes a prediction through a worker, or raises."""
+    """Answers for one model version; `check` passes a prediction through a worker, or raises.
 
-    def __init__(self, version: ServedVersion, protocol: OpenInference, check: Check) -> None:
+    `versions` gives those of the model that can be asked by their names.
+    """
+
+    def __init__(
+        self,
+        version: ServedVersion,
+        protocol: OpenInference,
+        check: Check,
+        versions: Callable[[], list[str]],
+    ) -> None:
         self._version = version
         self._metadata = protocol.metadata()
         self._check = check
+        self._versions = versions
 
     def routes(self) -> list[Route]:
         """Return all routes but those that infer with this model: they are endpoints."""
@@ -70,7 +84,7 @@ class Pages:
     async def model(self, request: Request) -> Any:
         """Describe the model."""
         self._find(request)
-        return self._metadata
+        return {**self._metadata, "versions": self._versions()}
 
     async def model_ready(self, request: Request) -> Any:
         """Say that a real prediction passes through a worker."""

@@ -62,6 +62,25 @@ def test_a_request_id_that_cannot_be_echoed_is_refused(value: bytes) -> None:
     assert str(made) == answer.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("prefix", ["", "/m"])
+@pytest.mark.parametrize(
+    ("path", "members"),
+    [
+        ("/v2/models/m/infer", {"error"}),
+        ("/invocations", {"error_code", "message"}),
+        ("/here", set()),
+    ],
+)
+def test_such_a_refusal_has_what_the_clients_of_its_path_look_for(
+    prefix: str, path: str, members: set[str]
+) -> None:
+    """As all errors there have it."""
+    client = TestClient(Front(echo, Here()), root_path=prefix)
+    document = client.post(prefix + path, headers=[(b"x-request-id", b"")]).json()
+    assert {"error", "error_code", "message"} & document.keys() == members
+    assert {document[name] for name in members - {"error_code"}} <= {document["detail"]}
+
+
 def test_a_request_id_of_200_printable_characters_passes() -> None:
     """The client's own id is kept."""
     assert ["x-request-id", "a b" + "c" * 197] in ask(

@@ -132,6 +132,47 @@ def test_a_prefix_changes_nothing() -> None:
     assert asyncio.run(asked(guard, scope)).status == 403
 
 
+def test_what_only_looks_like_a_prefix_changes_nothing_either() -> None:
+    """The router doesn't take it off, and answers for the whole path."""
+    guard = Guard(Inside(), KeySource(None, KEYS), Rates())
+    scope = {**scope_of("/admin/rollout", PREDICT_SENT), "root_path": "/a"}
+    assert asyncio.run(asked(guard, scope)).status == 403
+
+
+@pytest.mark.parametrize("prefix", ["", "/models"])
+@pytest.mark.parametrize(
+    ("whose", "status", "code"),
+    [
+        ("nobody", 401, "UNAUTHENTICATED"),
+        ("feedback", 403, "PERMISSION_DENIED"),
+        ("slow", 429, "REQUEST_LIMIT_EXCEEDED"),
+    ],
+)
+def test_a_refusal_has_what_the_clients_of_its_path_look_for(
+    prefix: str, whose: str, status: int, code: str
+) -> None:
+    """As all errors there have it, under any prefix."""
+
+    async def run(path: str) -> Answered:
+        guard = Guard(Inside(), KeySource(None, KEYS), Rates())
+        sent = {**SENT, "slow": SLOW_SENT}.get(whose)
+        scope = {**scope_of(prefix + path, sent), "root_path": prefix}
+        await asked(guard, dict(scope))  # which uses up a slow key
+        return await asked(guard, scope)
+
+    for path, members in (
+        ("/v2/models/m/infer", {"error"}),
+        ("/invocations", {"error_code", "message"}),
+        ("/stream", set()),
+    ):
+        answered = asyncio.run(run(path))
+        assert answered.status == status
+        document = answered.document
+        assert {"error", "error_code", "message"} & document.keys() == members
+        assert {document[name] for name in members - {"error_code"}} <= {document["detail"]}
+        assert document.get("error_code", code) == code
+
+
 def test_a_refusal_is_a_problem_that_says_the_way_out() -> None:
     """Each with its code, and never with what was sent."""
     nobody, wrong = ask("/stream", None), ask("/stream", f"{PREDICT.id}.wrong")

@@ -208,3 +208,45 @@ def test_a_prediction_passes_by_the_router(path: str) -> None:
     assert app.endpoint({**scope, "method": "GET"}) is None
     assert app.endpoint({**scope, "path": f"{path}/"}) is None
     assert app.endpoint({"type": "lifespan"}) is None
+
+
+TENSOR = {"name": "bmi", "datatype": "FP64", "shape": [1], "data": [0.2]}
+
+
+@pytest.mark.parametrize("path", ["/v2/models/diabetes", "/v2/models/diabetes/versions/7"])
+def test_behind_a_prefix_every_protocol_predicts(path: str) -> None:
+    """Serve says what it is, and leaves it in the path."""
+    behind = TestClient(client().app, root_path="/m")
+    assert behind.post("/m/stream", json={"X": 0.2}).json() == {"result": 0.4}
+    answer = behind.post("/m/invocations", json={"inputs": {"bmi": [0.2]}})
+    assert answer.json() == {"predictions": [0.4]}
+    answer = behind.post(f"/m{path}/infer", json={"inputs": [TENSOR]})
+    assert answer.status_code == 200
+    assert answer.json()["outputs"][0]["data"] == [0.4]
+    scope = {"type": "http", "method": "POST", "path": f"/m{path}/infer", "root_path": "/m"}
+    app: Any = client().app
+    assert app.endpoint(scope) is not None
+    assert app.endpoint({**scope, "root_path": "/"}) is None
+
+
+@pytest.mark.parametrize("prefix", ["", "/m"])
+@pytest.mark.parametrize(
+    ("method", "path", "members"),
+    [
+        ("GET", "/v2/nothing", {"error"}),
+        ("GET", "/v2/models/other", {"error"}),
+        ("DELETE", "/v2", {"error"}),
+        ("GET", "/invocations", {"error_code", "message"}),
+        ("GET", "/invocations/", {"error_code", "message"}),
+        ("GET", "/nothing", set()),
+        ("GET", "/stream", set()),
+    ],
+)
+def test_an_error_of_no_endpoint_has_the_members_of_its_path(
+    prefix: str, method: str, path: str, members: set[str]
+) -> None:
+    """Where a protocol's clients look for them, under any prefix."""
+    problem = TestClient(client().app, root_path=prefix).request(method, prefix + path).json()
+    assert problem["status"] in (404, 405)
+    assert {"error", "error_code", "message"} & problem.keys() == members
+    assert {problem[name] for name in members - {"error_code"}} <= {problem["detail"]}

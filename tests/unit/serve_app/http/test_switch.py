@@ -4,11 +4,13 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 from starlette.types import Message, Scope
 
+from serve_app.errors import NotReadyError
 from serve_app.http.answers import REQUEST_ID
 from serve_app.http.guard import KEY_ID
 from serve_app.http.routes import Application, application
@@ -17,7 +19,7 @@ from serve_app.models.predictions import Predictions
 from serve_app.models.served import ServedModel, ServedVersion
 from serve_app.records.rows import Rows
 from serve_app.records.signature import Column, Signature
-from serve_app.routing import CHALLENGER, CHAMPION, Role
+from serve_app.routing import CHALLENGER, CHAMPION, Published, Role, Table
 from tests.services import service
 
 SALT, OTHER_SALT = b"one rollout", b"another"
@@ -31,13 +33,15 @@ async def first_column(
     return Predictions(rows[:, 0])
 
 
-def routes(version: str, role: Role) -> Application:
-    """The routes of one version in a role."""
+def model(version: str) -> ServedModel:
+    """One version of the model."""
     served = ServedVersion("m", version, None, f"models:/m/{version}", "ab" * 32)
-    signature = Signature((Column("x", "double"),))
-    return application(
-        service(ServedModel(served, signature, np.zeros((1, 1)), None), first_column, role=role)
-    )
+    return ServedModel(served, Signature((Column("x", "double"),)), np.zeros((1, 1)), None)
+
+
+def routes(version: str, role: Role, **changes: Any) -> Application:
+    """The routes of one version in a role."""
+    return application(service(model(version), first_column, role=role, **changes))
 
 
 ONE, TWO = routes("1", CHAMPION), routes("2", CHALLENGER)
@@ -148,6 +152,51 @@ def test_a_path_that_names_a_version_gets_that_one(number: str) -> None:
     path = f"/v2/models/m/versions/{number}/infer"
     for client in range(50):
         assert version(switch(0.5), scope_of(f"client-{client}", path=path)) == number
+
+
+def ask(weight: float, path: str, prefix: str = "") -> httpx2.Response:
+    """GET a page of a service whose challenger, version 2, has this weight and no worker."""
+
+    async def no_worker() -> None:
+        raise NotReadyError("no worker")
+
+    table = Table(1, model("1"), model("2"), weight)
+    challenger = routes("2", CHALLENGER, check=no_worker, published=lambda: Published(table))
+    champion = routes("1", CHAMPION, published=lambda: Published(table))
+    turned = Switch(champion)
+    turned.turn(champion, challenger, SALT, weight)
+    return TestClient(turned, root_path=prefix).get(f"{prefix}/v2/models/m{path}")
+
+
+@pytest.mark.parametrize("prefix", ["", "/m"])
+@pytest.mark.parametrize(
+    ("weight", "path", "status"),
+    [
+        (0.01, "/versions/2", 200),
+        (0.01, "/versions/2/ready", 503),
+        (0.01, "/versions/2/infer", 405),
+        (0.01, "/versions/1/ready", 200),
+        (0.01, "/ready", 200),
+        (0.01, "/versions/22", 404),
+        (0.01, "/versions/9/ready", 404),
+        (1.0, "/versions/1/ready", 200),
+        (0.0, "/versions/2", 404),
+        (0.0, "/versions/2/ready", 404),
+    ],
+)
+def test_pages_of_a_version_are_answered_by_that_one(
+    prefix: str, weight: float, path: str, status: int
+) -> None:
+    """If it takes traffic; a shadow is not there."""
+    assert ask(weight, path, prefix).status_code == status
+
+
+@pytest.mark.parametrize(("weight", "versions"), [(0.0, ["1"]), (0.01, ["1", "2"])])
+def test_the_model_names_the_versions_that_take_traffic(weight: float, versions: list[str]) -> None:
+    """Each of which can be asked by its name."""
+    assert ask(weight, "").json()["versions"] == versions
+    for number in versions:
+        assert ask(weight, f"/versions/{number}").json()["versions"] == versions
 
 
 def test_what_is_no_prediction_is_not_answered_at_once() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pytest
 
 from serve_app.models.model import NO_FINITE_ANSWER, Model
@@ -138,3 +139,31 @@ def test_classes_are_known_where_there_are_probabilities(
     if has:
         Classifier.predict_proba = Fragile.predict  # type: ignore[attr-defined]
     assert model(Classifier()).classes == classes
+
+
+@pytest.mark.parametrize("dtype", [">i4", ">i8", ">f4", ">f8", ">u2", ">U5"])
+def test_values_come_in_the_order_of_bytes_that_json_is_written_from(dtype: str) -> None:
+    """Whatever the order in which a model's labels or numbers lie."""
+
+    class Foreign(Fragile):
+        classes_ = np.array([2, 4], dtype)
+
+        def predict(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return super().predict(rows).astype(int).astype(dtype)
+
+        def predict_proba(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return np.column_stack([rows, rows]).astype(">f8")
+
+    for rows in (column(1, 2), column(1, -1, 2)):
+        outcome = model(Foreign()).predict(rows)
+        assert outcome.values.dtype == np.dtype(dtype).newbyteorder("=")
+        written = np.array([2, 4]).astype(dtype).tolist()
+        assert outcome.values[[0, -1]].tolist() == written
+        assert _json(outcome.values[[0, -1]]) == written
+    probabilities = model(Foreign()).probabilities(column(1, 2)).values
+    assert _json(probabilities) == [[1.0, 1.0], [2.0, 2.0]]
+
+
+def _json(values: npt.NDArray[Any]) -> Any:
+    """What a client reads."""
+    return orjson.loads(orjson.dumps(values, lambda one: one.tolist(), orjson.OPT_SERIALIZE_NUMPY))
