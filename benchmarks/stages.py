@@ -92,7 +92,9 @@ class Stages:
         self.body = orjson.dumps({"X": values[0, 0].item() if rows == 1 else values[:, 0].tolist()})
         self.predictions = model.predict(values)
         self.model = model
-        self.protocol = Original(RecordReader(model.signature, 100_000), model.classes)
+        reader = RecordReader(model.signature, 100_000)
+        kind = self.predictions.values.dtype.kind
+        self.protocol = Original(reader, model.classes, kind)
         self.read = self.protocol.stream if rows == 1 else self.protocol.batch
 
     async def instant(self, rows: Rows, *_: Any) -> Predictions:

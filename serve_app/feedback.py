@@ -7,7 +7,7 @@ and counts which of them is further off.
 
 from collections.abc import Sequence
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from serve_app.calls.workers import Workers
 from serve_app.control.labels import Label
 from serve_app.models.predictions import Predictions
 from serve_app.observer import Observer
+from serve_app.protocols.question import Places, Question
 from serve_app.records.rows import Rows
 from serve_app.rollouts.evidence import Evidence, Pairs
 
@@ -33,33 +34,55 @@ MOST_BYTES_A_REQUEST: Final = 2**20
 MOST_ROWS_A_CALL: Final = 1_000
 
 
+class Records(NamedTuple):
+    """The rows of a request, and which of its records they are."""
+
+    rows: Rows
+    places: Places | None = None
+
+    @property
+    def total(self) -> int:
+        """How many records the request has."""
+        return len(self.rows) if self.places is None else self.places.total
+
+    def known(self, label: Label) -> Label | None:
+        """Return a label's values for the rows; None if it has none, or not one for each record."""
+        if len(label.values) != self.total:
+            return None
+        if self.places is None:
+            return label
+        values = tuple(label.values[at] for at in self.places.kept.tolist())
+        return None if all(value is None for value in values) else label._replace(values=values)
+
+
 class Answered:
-    """The rows of requests that were answered lately, by request id."""
+    """The records of requests that were answered lately, by request id."""
 
     def __init__(self) -> None:
-        self._kept: dict[bytes, tuple[Rows, int]] = {}
+        self._kept: dict[bytes, tuple[Records, int]] = {}
         self._rows = 0
         self._bytes = 0
 
-    def add(self, request_id: bytes, rows: Rows, size: int) -> None:
-        """Keep a request's rows, from a body of `size` bytes; of equal ids the last one counts."""
-        if not 0 < len(rows) <= MOST_ROWS_A_REQUEST or size > MOST_BYTES_A_REQUEST:
+    def add(self, request_id: bytes, records: Records, size: int) -> None:
+        """Keep records from a body of `size` bytes; of equal ids the last one counts."""
+        rows = len(records.rows)
+        if not rows or records.total > MOST_ROWS_A_REQUEST or size > MOST_BYTES_A_REQUEST:
             return
         self.pop(request_id)
-        self._kept[request_id] = rows, size
-        self._rows += len(rows)
+        self._kept[request_id] = records, size
+        self._rows += rows
         self._bytes += size
         while self._rows > MOST_ROWS or self._bytes > MOST_BYTES:
             self.pop(next(iter(self._kept)))
 
-    def pop(self, request_id: bytes) -> Rows | None:
-        """Return a request's rows and forget them; None if there are none."""
+    def pop(self, request_id: bytes) -> Records | None:
+        """Return a request's records and forget them; None if there are none."""
         if (kept := self._kept.pop(request_id, None)) is None:
             return None
-        rows, size = kept
-        self._rows -= len(rows)
+        records, size = kept
+        self._rows -= len(records.rows)
         self._bytes -= size
-        return rows
+        return records
 
     def clear(self) -> None:
         """Forget all."""
@@ -75,10 +98,10 @@ class Feedback:
         self._observer = observer
         self._answered = Answered()
 
-    def remember(self, request_id: bytes, rows: Rows, size: int) -> None:
+    def remember(self, request_id: bytes, question: Question, size: int) -> None:
         """Keep the rows of a request that was answered, if they may be of use."""
         if self._observer.window is not None:
-            self._answered.add(request_id, rows, size)
+            self._answered.add(request_id, Records(question.rows, question.places), size)
 
     def forget(self) -> None:
         """Let go of all rows: the rollout is over."""
@@ -92,11 +115,11 @@ class Feedback:
         joined: list[tuple[Label, Rows]] = []
         count = 0
         for label in labels:
-            rows = self._answered.pop(label.request_id.encode())
-            if rows is None or len(rows) != len(label.values):
+            records = self._answered.pop(label.request_id.encode())
+            if records is None or (known := records.known(label)) is None:
                 continue
-            joined.append((label, rows))
-            count += len(rows)
+            joined.append((known, records.rows))
+            count += len(records.rows)
             if count >= MOST_ROWS_A_CALL:
                 await self._compare(joined)
                 joined, count = [], 0

@@ -54,6 +54,6 @@ def service(model: ServedModel, predict: Predict, **changes: Any) -> Service:
         "published": lambda: published,
         "command": Commands(),
         "label": Labelled(),
-        "remember": lambda request_id, rows, size: None,
+        "remember": lambda request_id, question, size: None,
     }
     return Service(model=model, predict=predict, **{**defaults, **changes})

@@ -1,6 +1,7 @@
 """A route that predicts, as an ASGI application: a bounded body in, one protocol, an answer out."""
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
@@ -42,8 +43,8 @@ class Predict(Protocol):
         """Return one outcome a row, within the service's own deadline and `within_s`."""
 
 
-Remember = Callable[[bytes, Rows, int], None]
-"""(request id, rows, bytes of its body) of a request that was answered."""
+Remember = Callable[[bytes, Question, int], None]
+"""(request id, what it asked, bytes of its body) of a request that was answered."""
 
 Members = Callable[[ServeError], Mapping[str, Any] | None]
 """What a protocol's clients look for in the body of an error, beside the problem document's own."""
@@ -137,20 +138,48 @@ class Endpoint:
         question = self._read(head, content)
         answer = question.write(await self._predictions(question, until))
         if self._remember is not None and REQUEST_ID in scope:
-            self._remember(scope[REQUEST_ID], question.rows, len(content))
+            self._remember(scope[REQUEST_ID], question, len(content))
         return answer
 
     async def _predictions(self, question: Question, until: float | None) -> Sequence[Predictions]:
         rows = question.rows
         if not len(rows):
             return [NO_ROWS for _ in question.asks]
-        found = [await self._predict(rows, question.asks[0], _left_s(until))]
-        for ask in question.asks[1:]:
-            found.append(await self._predict(rows, ask, _left_s(until)))
+        within_s = _left_s(until)
+        if len(question.asks) == 1:
+            found = [await self._predict(rows, question.asks[0], within_s)]
+        else:
+            found = await self._together(rows, question.asks, within_s)
         if not question.takes_errors:
             for predictions in found:
                 _refuse_errors(predictions)
         return found
+
+    async def _together(
+        self, rows: Rows, asks: Sequence[bool], within_s: float | None
+    ) -> list[Predictions]:
+        """Ask for all at the same time; the first error, or a cancellation, ends the others."""
+
+        async def asked(ask: bool) -> Predictions:
+            return await self._predict(rows, ask, within_s)
+
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(asked(ask), context=contextvars.Context()) for ask in asks]
+        try:
+            return await asyncio.gather(*tasks)
+        except BaseException:
+            await _end(tasks)
+            raise
+
+
+async def _end(tasks: list[asyncio.Task[Predictions]]) -> None:
+    """End all, and empty the list: an error's traceback holds it, and a task in it the error."""
+    try:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    finally:
+        tasks.clear()
 
 
 def _deadline(sent: bytes | None) -> float | None:

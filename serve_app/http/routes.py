@@ -126,7 +126,7 @@ def application(service: Service) -> Application:
         )
 
     reader = RecordReader(model.signature, service.max_batch_records, service.limits.max_body_bytes)
-    original = Original(reader, model.classes)
+    original = Original(reader, model.classes, model.result_type)
     scoring = mlflow_scoring.Scoring(reader)
     endpoints = {
         "/stream": endpoint(original.stream, service.singles),

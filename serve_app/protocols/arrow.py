@@ -160,11 +160,15 @@ def write_all(classes: tuple[str, ...] | None, found: Sequence[Predictions]) -> 
 
 
 def write_some(
-    classes: tuple[str, ...] | None, selection: Selection, found: Sequence[Predictions]
+    result_type: str,
+    classes: tuple[str, ...] | None,
+    selection: Selection,
+    found: Sequence[Predictions],
 ) -> Answer:
     """Put the results where their records stood, null where there is none.
 
-    A last column `error` has the reason of each record that has none, null for the others.
+    A last column `error` has the reason of each record that has none, null for the others. If none
+    has a result, the columns are as they are for a model that predicts `result_type`.
     """
     reasons: list[str | None] = [None] * selection.total
     for fault in selection.faults:
@@ -173,6 +177,8 @@ def write_some(
     for row, reason in found[0].errors.items():
         reasons[int(selection.kept[row])] = reason
     values = found[0].values
+    if len(found[0].errors) == len(values):
+        values = _no_results(result_type, classes, len(values))
     placed = np.zeros((selection.total, *values.shape[1:]), dtype=values.dtype)
     placed[selection.kept] = values
     failed = np.array([reason is not None for reason in reasons])
@@ -180,23 +186,31 @@ def write_some(
     return _answer([*columns, ("error", pa.array(reasons, type=pa.string()))])
 
 
+_DTYPES: Final = {"f": np.float64, "i": np.int64, "u": np.int64, "b": np.bool_}
+"""How a kind of numpy's is written, if not as text."""
+
+
+def _no_results(result_type: str, classes: tuple[str, ...] | None, rows: int) -> npt.NDArray[Any]:
+    """Return values that mean nothing, of the type and shape that results have."""
+    if classes is not None:
+        return np.zeros((rows, len(classes)))
+    return np.zeros(rows, _DTYPES.get(result_type, np.str_))
+
+
 def _columns(
     classes: tuple[str, ...] | None, values: npt.NDArray[Any], failed: npt.NDArray[Any] | None
 ) -> list[tuple[str, Any]]:
     if classes is None:
         return [("result", _array(values, failed))]
-    if values.ndim == 1:  # of no rows: no worker was asked
-        values = np.zeros((len(values), len(classes)))
+    values = values.astype(np.float64, copy=False)
     return [(label, _array(values[:, at], failed)) for at, label in enumerate(classes)]
 
 
 def _array(values: npt.NDArray[Any], failed: npt.NDArray[Any] | None) -> Any:
     """Return float64, int64, bool or string values, null where they have failed."""
-    if values.dtype.kind not in "fiub":
+    if values.dtype.kind not in _DTYPES:
         return pa.array(list(map(str, values.tolist())), type=pa.string(), mask=failed)
-    if values.dtype.kind != "b":
-        values = values.astype(np.float64 if values.dtype.kind == "f" else np.int64, copy=False)
-    return pa.array(values, mask=failed)
+    return pa.array(values.astype(_DTYPES[values.dtype.kind], copy=False), mask=failed)
 
 
 def _answer(columns: list[tuple[str, Any]]) -> Answer:

@@ -14,7 +14,7 @@ import orjson
 from serve_app.errors import UnknownParameterError
 from serve_app.models.predictions import Predictions
 from serve_app.protocols import arrow, media
-from serve_app.protocols.question import Answer, Head, Question
+from serve_app.protocols.question import Answer, Head, Places, Question
 from serve_app.records.faults import Selection
 from serve_app.records.reader import RecordReader
 from serve_app.records.rows import Rows
@@ -44,14 +44,21 @@ class BatchWriter(NamedTuple):
 
 
 class Original:
-    """Reads and writes for one model version."""
+    """Reads and writes for one model version.
 
-    def __init__(self, reader: RecordReader, classes: Classes) -> None:
+    `result_type` is the kind of numpy's dtype that it predicts.
+    """
+
+    def __init__(self, reader: RecordReader, classes: Classes, result_type: str) -> None:
         self._reader = reader
         self._classes = classes
         self._readers: dict[str, BatchReader] = {
             media.JSON: reader,
             media.ARROW: arrow.ArrowReader(reader),
+        }
+        self._writers = {
+            media.JSON: BatchWriter(_write_all, _write_some),
+            media.ARROW: BatchWriter(arrow.write_all, partial(arrow.write_some, result_type)),
         }
 
     def stream(self, head: Head, body: bytes) -> Question:
@@ -64,11 +71,12 @@ class Original:
         """Read many records; with `partial=true`, leave out those that don't fit."""
         classes = self._asked(head)
         asks = (classes is not None,)
-        reader, writer = self._readers[head.media_type], _WRITERS[head.accepted]
+        reader, writer = self._readers[head.media_type], self._writers[head.accepted]
         if head.is_set("partial"):
             found = reader.read_fitting(body)
             write = partial(writer.some, classes, found)
-            return Question(found.rows, write, asks, takes_errors=True)
+            places = Places(found.kept, found.total) if found.faults else None
+            return Question(found.rows, write, asks, takes_errors=True, places=places)
         rows = reader.read_many(body)
         return Question(rows, partial(writer.all, classes), asks)
 
@@ -115,8 +123,3 @@ def _answer(document: Any) -> Answer:
 
 _TO_LIST: Final = methodcaller("tolist")
 """For arrays that orjson doesn't write by itself, as those of text."""
-
-_WRITERS: Final = {
-    media.JSON: BatchWriter(_write_all, _write_some),
-    media.ARROW: BatchWriter(arrow.write_all, arrow.write_some),
-}

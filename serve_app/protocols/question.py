@@ -5,6 +5,9 @@ from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, get_args
 from urllib.parse import parse_qsl
 
+import numpy as np
+import numpy.typing as npt
+
 from serve_app.errors import ECHOED, UnknownParameterError
 from serve_app.models.predictions import Predictions
 from serve_app.protocols import media
@@ -55,6 +58,15 @@ class Head(NamedTuple):
         return value == "true"
 
 
+class Places(NamedTuple):
+    """Which records of a batch the rows are, where some are left out."""
+
+    kept: npt.NDArray[np.intp]
+    """Where each of the rows stood."""
+    total: int
+    """How many records there were."""
+
+
 class Question(NamedTuple):
     """Rows for the model, and how its predictions become an answer."""
 
@@ -66,6 +78,8 @@ class Question(NamedTuple):
     """False: for labels or numbers; True: for the classes' probabilities."""
     takes_errors: bool = False
     """Whether `write` deals with records that the model gives no answer for."""
+    places: Places | None = None
+    """None if the rows are all records."""
 
 
 Read = Callable[[Head, bytes], Question]

@@ -11,9 +11,18 @@ import pytest
 from serve_app import feedback
 from serve_app.calls.ask import Ask
 from serve_app.control.labels import Label
-from serve_app.feedback import MOST_BYTES, MOST_ROWS, MOST_ROWS_A_REQUEST, Answered, Feedback, worse
+from serve_app.feedback import (
+    MOST_BYTES,
+    MOST_ROWS,
+    MOST_ROWS_A_REQUEST,
+    Answered,
+    Feedback,
+    Records,
+    worse,
+)
 from serve_app.models.predictions import Predictions
 from serve_app.observer import MIN_SPREAD_VALUES, Observer
+from serve_app.protocols.question import Answer, Question
 from serve_app.records.rows import Rows
 from serve_app.rollouts.evidence import Pairs
 from serve_app.rollouts.policy import Policy
@@ -29,14 +38,24 @@ def rows(*values: float) -> Rows:
     return np.asarray(values, dtype=np.float64).reshape(-1, 1)
 
 
+def records(*values: float) -> Records:
+    """All of a request's."""
+    return Records(rows(*values))
+
+
+def question(*values: float) -> Question:
+    """What asks for them."""
+    return Question(rows(*values), lambda found: Answer(b""))
+
+
 def test_rows_are_taken_once() -> None:
     """Of two requests with one id the last counts."""
     answered = Answered()
-    answered.add(b"a", rows(1.0), SMALL)
-    answered.add(b"a", rows(2.0, 3.0), SMALL)
+    answered.add(b"a", records(1.0), SMALL)
+    answered.add(b"a", records(2.0, 3.0), SMALL)
     found = answered.pop(b"a")
     assert found is not None
-    assert found.tolist() == [[2.0], [3.0]]
+    assert found.rows.tolist() == [[2.0], [3.0]]
     assert answered.pop(b"a") is None
 
 
@@ -44,18 +63,18 @@ def test_the_oldest_are_forgotten_by_rows_and_by_bytes() -> None:
     """Empty ones, large ones and heavy ones aren't kept at all."""
     answered = Answered()
     for number in range(3):
-        answered.add(b"%d" % number, rows(*[0.0] * MOST_ROWS_A_REQUEST), SMALL)
-    answered.add(b"empty", rows(), SMALL)
-    answered.add(b"large", rows(*[0.0] * (MOST_ROWS_A_REQUEST + 1)), SMALL)
-    answered.add(b"heavy", rows(1.0), MOST_BYTES)
+        answered.add(b"%d" % number, records(*[0.0] * MOST_ROWS_A_REQUEST), SMALL)
+    answered.add(b"empty", records(), SMALL)
+    answered.add(b"large", records(*[0.0] * (MOST_ROWS_A_REQUEST + 1)), SMALL)
+    answered.add(b"heavy", records(1.0), MOST_BYTES)
     assert [answered.pop(name) for name in (b"empty", b"large", b"heavy")] == [None] * 3
     for number in range(3, 3 + MOST_ROWS // MOST_ROWS_A_REQUEST):
-        answered.add(b"%d" % number, rows(*[0.0] * MOST_ROWS_A_REQUEST), SMALL)
+        answered.add(b"%d" % number, records(*[0.0] * MOST_ROWS_A_REQUEST), SMALL)
     assert answered.pop(b"2") is None
     assert answered.pop(b"3") is not None
     heavy = Answered()
     for number in range(100):
-        heavy.add(b"%d" % number, rows(1.0), feedback.MOST_BYTES_A_REQUEST)
+        heavy.add(b"%d" % number, records(1.0), feedback.MOST_BYTES_A_REQUEST)
     kept = sum(heavy.pop(b"%d" % number) is not None for number in range(100))
     assert kept == MOST_BYTES // feedback.MOST_BYTES_A_REQUEST
 
@@ -113,17 +132,17 @@ def test_labels_are_joined_with_the_rows_that_are_here() -> None:
         workers: Any = Slopes()
         observer = Observer(workers, Policy())
         joined = Feedback(workers, observer)
-        joined.remember(b"before", rows(1.0), SMALL)
+        joined.remember(b"before", question(1.0), SMALL)
         state = State(7, "1", "2", 0, 0.0)
         observer.turn(Table(1, model_of("1"), model_of("2"), rollout=state))
         for number in range(MIN_SPREAD_VALUES):
-            joined.remember(b"%d" % number, rows(1.0 + number), SMALL)
+            joined.remember(b"%d" % number, question(1.0 + number), SMALL)
         labels = [Label(str(number), (1.0 + number,)) for number in range(MIN_SPREAD_VALUES)]
         strangers = [Label("before", (1.0,)), Label("elsewhere", (1.0,)), Label("0", (1.0, 2.0))]
         await joined.join([*strangers[:2], *labels[1:], strangers[2]])
         taken = observer.take()
         assert taken is None  # too few predictions to say what is far
-        joined.remember(b"more", rows(5.0), SMALL)
+        joined.remember(b"more", question(5.0), SMALL)
         await joined.join([Label("more", (5.0,))])
         taken = observer.take()
         assert taken is not None

@@ -16,8 +16,8 @@ from serve_app.records.reader import RecordReader
 from serve_app.records.signature import Column, Signature
 
 READER = RecordReader(Signature((Column("bmi", "double"),)), 100)
-PLAIN = Original(READER, None)
-CLASSIFIER = Original(READER, ("yes", "no"))
+PLAIN = Original(READER, None, "f")
+CLASSIFIER = Original(READER, ("yes", "no"), "U")
 
 
 def head(query: bytes = b"") -> Head:
