@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from contract import names
+from contract import names, proxies
 from contract.strict import SettingsError
 from contract.tracking import tracking_uri
 from launcher import console, layout, mlflow_accounts, signals, state, stop, training
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if others and options.command is not _train:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     options.others = others
-    _keep_loopback_off_proxies()
+    proxies.keep_loopback_off()
     signals.arm()
     try:
         code: int = options.command(options)
@@ -52,14 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.complain(str(error))
         return error.exit_code
     return code
-
-
-def _keep_loopback_off_proxies() -> None:
-    """Keep requests to our own parts away from a proxy that the environment names."""
-    for name in ("no_proxy", "NO_PROXY"):
-        if os.environ.get(name) != "*":
-            others = [os.environ[name]] if os.environ.get(name) else []
-            os.environ[name] = ",".join([*others, "127.0.0.1", "localhost"])
 
 
 def _parser() -> argparse.ArgumentParser:

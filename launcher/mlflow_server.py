@@ -16,6 +16,11 @@ _TIMEOUT_S = 5.0
 _REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
+def store(folder: Path) -> str:
+    """Return the address of the server's database, which can be used while no server runs."""
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
 def start(folder: Path, host: str, port: int, environ: Mapping[str, str], log: Path) -> Child:
     """Start the server on `port`."""
     command = [
@@ -26,7 +31,7 @@ def start(folder: Path, host: str, port: int, environ: Mapping[str, str], log: P
         "--port",
         str(port),
         "--backend-store-uri",
-        f"sqlite:///{folder / 'mlflow.db'}",
+        store(folder),
         "--artifacts-destination",
         str(folder / "artifacts"),
         "--workers",

@@ -1,36 +1,74 @@
 """What runs now, in `var/run.json`: for `make stop`, `make train` and `make export`."""
 
 import contextlib
+import functools
 import json
 import os
+import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 
 from launcher.errors import UnreachableError
 
+_PROC: Final = Path("/proc")
+
 
 @dataclass(frozen=True, order=True)
 class ProcessId:
-    """A process, told apart from a later one with the same number by its start time."""
+    """A process, told apart from a later one with the same number by its start."""
 
     pid: int
-    created_s: float
+    started: str
+    """On Linux by no clock that anybody sets: ticks since the boot, and which boot."""
 
     @staticmethod
     def of(process: psutil.Process) -> "ProcessId":
-        """Return the identity of a process."""
-        return ProcessId(process.pid, process.create_time())
+        """Return the identity of a process. Raises psutil.NoSuchProcess if it has ended."""
+        return ProcessId(process.pid, _start_of(process))
 
     def find(self) -> psutil.Process | None:
         """Return the process if it still runs."""
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(self.pid)
-            if process.create_time() == self.created_s:
+            if _start_of(process) == self.started:
                 return process
         return None
+
+
+def identities(processes: Iterable[psutil.Process]) -> tuple[ProcessId, ...]:
+    """Return the identities of those that still run, in order."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(ProcessId.of(process))
+    return tuple(sorted(found))
+
+
+def start_ticks(stat: str) -> int:
+    """Return `starttime` of a `/proc/PID/stat`, whose second field may hold any character."""
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def _start_of(process: psutil.Process) -> str:
+    if sys.platform != "linux":
+        return str(process.create_time())
+    try:
+        stat = (_PROC / str(process.pid) / "stat").read_text(errors="replace")
+    except OSError as error:
+        raise psutil.NoSuchProcess(process.pid) from error
+    return f"{start_ticks(stat)}@{_boot()}"
+
+
+@functools.cache
+def _boot() -> str:
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text()[:8]
+    except OSError:  # some sandboxes have none
+        return "boot"
 
 
 @dataclass(frozen=True)

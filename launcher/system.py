@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import shutil
 import signal
 import socket
@@ -100,7 +101,7 @@ class System:
         preflight.check_python()
         preflight.check_tools(["ray", "serve", "mlflow"])
         self._layout.make()
-        config = strict.read_yaml(self._layout.root / "serve_config.yaml")
+        self._config = config = strict.read_yaml(self._layout.root / "serve_config.yaml")
         environ = {**environment.api_keys(self._layout), **self._environ}
         chosen = settings.resolve(settings.args_of(config), environ)
         self._asks_for_keys = KeySource(chosen.api_keys_file, environ).is_on
@@ -114,8 +115,7 @@ class System:
 
     def _look_at_mlflow(self, uri: str, chosen: settings.Settings) -> None:
         """Find out whether a server of one's own answers, and if not, whether that's needed."""
-        cache = Path(self._environ.get("MODEL_CACHE_DIR") or self._layout.model_cache)
-        has_served = memory.recall(chosen.model_copy(update={"cache_dir": cache})) is not None
+        has_served = self._has_served(uri, chosen)
         try:
             mlflow_server.check_address(uri)
             if has_served:  # it may be well and answer nothing else
@@ -125,6 +125,12 @@ class System:
                 raise
             console.say(f"{error}; starting with what was served here last")
             self._is_mlflow_away = True
+
+    def _has_served(self, uri: str, chosen: settings.Settings) -> bool:
+        """Whether the service can start without a champion, by what this node remembers."""
+        cache = Path(self._environ.get("MODEL_CACHE_DIR") or self._layout.model_cache)
+        update = {"cache_dir": cache, "mlflow_tracking_uri": uri}
+        return memory.recall(chosen.model_copy(update=update)) is not None
 
     def _clear_away_killed_run(self) -> None:
         """End what a run has left whose launcher was killed; the lock says that it is gone."""
@@ -143,7 +149,7 @@ class System:
         )
         run = state.Run(
             launcher=state.ProcessId.of(psutil.Process()),
-            address=f"http://{LOOPBACK}:{self._ports.http}",
+            address=serving.address_of(self._config, self._ports.http),
             mlflow_uri=mlflow_uri if chosen.model_served == "mlflow" else None,
             ray_address=f"{LOOPBACK}:{self._ports.gcs}",
             dashboard=f"http://{LOOPBACK}:{self._ports.dashboard}",
@@ -158,7 +164,7 @@ class System:
             self._check_model(environ)
         self._start_parts(run, environ, scratch)
         if run.mlflow_uri is not None and not self._is_mlflow_away:
-            self._ensure_champion(run.mlflow_uri, chosen.model_name, run.dashboard)
+            self._ensure_champion(run.mlflow_uri, chosen, run.dashboard)
         self._deploy(run, environ)
         self._welcome(run)
 
@@ -190,15 +196,43 @@ class System:
             self._wait(lambda: serving.is_running(run.dashboard, token), DEPLOY_DEADLINE_S)
             self._wait(lambda: serving.answers(run.address), START_DEADLINE_S)
 
-    def _ensure_champion(self, uri: str, model_name: str, dashboard: str) -> None:
-        if mlflow_server.has_champion(uri, model_name, self._environ):
+    def _ensure_champion(self, uri: str, chosen: settings.Settings, dashboard: str) -> None:
+        """Train a first model if there's no champion; without one, go on with what was served."""
+        name, config = chosen.model_name, self._options.trains_by
+        if mlflow_server.has_champion(uri, name, self._environ):
             return
-        config = self._options.trains_by
-        if config is None:
+        has_served = self._has_served(uri, chosen)
+        if config is not None:
+            try:
+                self._train_first(config, name, dashboard)
+            except LaunchError as error:
+                if not has_served:
+                    raise
+                console.complain(str(error))
+            if mlflow_server.has_champion(uri, name, self._environ):
+                return
+        lacks = f"the registry has no version of {name!r} with the alias {names.CHAMPION!r}"
+        if has_served:
+            promote = 'make promote VERSION=N REASON="why"'
+            console.say(f"{lacks}: starting with what was served here last; `{promote}` names one")
+        elif config is None:
             raise SettingError(
-                f"the registry has no version of {model_name!r} with the alias "
-                f"{names.CHAMPION!r}: start with `make run`, which trains one, or set MODEL_NAME"
+                f"{lacks}: start with `make run`, which trains one, or set MODEL_NAME"
             )
+        else:
+            raise SettingError(
+                f"{lacks}, and training made none, as it says above: name one by "
+                f"`{self._promotion(uri, config)}`, and start again"
+            )
+
+    def _promotion(self, uri: str, config: str) -> str:
+        """Return the command that makes a version champion while nothing runs here."""
+        own = mlflow_server.store(self._layout.mlflow)
+        where = shlex.quote(own if self._needs_mlflow else tracking.without_password(uri))
+        train = f"{shlex.quote(sys.executable)} -m train promote --config {shlex.quote(config)}"
+        return f"MLFLOW_TRACKING_URI={where} {train} --version N --reason TEXT"
+
+    def _train_first(self, config: str, model_name: str, dashboard: str) -> None:
         trained = strict.read_yaml(self._layout.root / config).get("model_name")
         if trained != model_name:
             raise SettingError(
@@ -259,18 +293,19 @@ class System:
         processes.check_alive(self._children)
         processes.reap_orphans(self._children)
         running = processes.descendants()
-        found = tuple(sorted(map(state.ProcessId.of, running)))
+        found = state.identities(running)
         if found != self._run.processes:
             self._run = replace(self._run, processes=found)
             self._run.save(self._layout.state)
         return running
 
     def _welcome(self, run: state.Run) -> None:
-        curl = f"""curl -H 'x-api-key: ID.SECRET' localhost:{self._ports.http}/model"""
+        where = run.address.removeprefix("http://").replace(LOOPBACK, "localhost")
+        curl = f"""curl -H 'x-api-key: ID.SECRET' {where}/model"""
         if not self._asks_for_keys:
             console.complain(f"ANYBODY MAY ASK: {NO_KEYS}")
             record = serving.example(run.address)
-            curl = f"""curl --json '{{"X": {record}}}' localhost:{self._ports.http}/stream"""
+            curl = f"""curl --json '{{"X": {record}}}' {where}/stream"""
         lines = [f"\nEndeavour answers at {run.address}"]
         if run.mlflow_uri:
             lines.append(f"  MLflow         {tracking.without_password(run.mlflow_uri)}")

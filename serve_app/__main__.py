@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from contract import strict
+from contract import proxies, strict
 from contract.tracking import MlflowUnreachableError
 from serve_app import keys_command, rollout_command, settings
 from serve_app.control.seed import seed
@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     4 MLflow or the service out of reach.
     """
     options = _parser().parse_args(arguments)
+    proxies.keep_loopback_off()
     try:
         if "ask" in options:
             print(options.ask(options))

@@ -30,6 +30,9 @@ _EXIT_CODES: Final = {409: 3}
 
 _BAR: Final = 30
 
+_FOREIGN: Final = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What it takes to read an answer that isn't this service's."""
+
 
 class ServiceError(Exception):
     """The service has refused, or could not be asked; the message says why."""
@@ -66,15 +69,24 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _status(options: argparse.Namespace) -> str:
-    standing = _asked("GET", options.url).json()
+    answer = _asked("GET", options.url)
+    try:
+        standing = answer.json()
+        text = written(standing, datetime.now(UTC).timestamp())
+    except _FOREIGN as error:
+        raise _foreign(options.url, answer) from error
     # Of what isn't ASCII, JSON has the codes: a terminal obeys none of them.
-    return (
-        json.dumps(standing) if options.json else written(standing, datetime.now(UTC).timestamp())
-    )
+    return json.dumps(standing) if options.json else text
 
 
 def _act(options: argparse.Namespace) -> str:
-    _asked("POST", options.url, {"action": options.action, "reason": options.reason})
+    answer = _asked("POST", options.url, {"action": options.action, "reason": options.reason})
+    try:
+        is_taken = answer.json()["action"] == options.action
+    except _FOREIGN as error:
+        raise _foreign(options.url, answer) from error
+    if not is_taken:
+        raise _foreign(options.url, answer)
     return (
         f"{options.action}: the controller does it; `python -m serve_app rollout status` shows how"
     )
@@ -110,6 +122,16 @@ def _asked(method: str, url: str, content: Mapping[str, str] | None = None) -> r
     raise ServiceError(f"{answer.status_code}: {detail}", _EXIT_CODES.get(answer.status_code, 1))
 
 
+def _foreign(url: str, answer: requests.Response) -> ServiceError:
+    """Return what is said of another application that answers at the address."""
+    kind = (answer.headers.get("content-type") or "no content-type")[:ECHOED]
+    return ServiceError(
+        f"what answers at {url} is not this service ({answer.status_code}, {kind}): "
+        f"name the service with --url or {URL_VARIABLE}",
+        1,
+    )
+
+
 def _headers() -> dict[str, str]:
     """Return the API key's header; it comes by the environment, as arguments are for all to see."""
     key = os.environ.get(KEY_VARIABLE)
@@ -122,7 +144,7 @@ def written(standing: Mapping[str, Any], now: float) -> str:
     if standing["previous"] is not None:
         lines.append(f"previous: version {standing['previous']}, warm")
     if standing["is_from_cache"]:
-        lines.append("MLflow could not be asked: the champion is what was served last")
+        lines.append("MLflow has not confirmed the champion: it is what was served last")
     if standing["mlflow"] != "answers":
         lines.append(f"MLflow: {standing['mlflow']}")
     if standing["unrecorded"]:

@@ -5,7 +5,7 @@ import time
 
 from contract.tracking import MlflowUnreachableError
 from serve_app.control import memory
-from serve_app.model_errors import ModelError, UnservableModelError, printable
+from serve_app.model_errors import ModelError, NoSuchModelError, UnservableModelError, printable
 from serve_app.models import registry
 from serve_app.models.served import describe
 from serve_app.routing import Table
@@ -17,9 +17,9 @@ logger = logging.getLogger("ray.serve")
 def seed(settings: Settings) -> Table:
     """Return the table to begin with.
 
-    If MLflow doesn't answer, or its champion can't be served, for whatever reason, or kept on this
-    node's disk, that is what this node served last. Raises MlflowUnreachableError, ModelError,
-    OSError if it has served nothing.
+    If MLflow doesn't answer, names no champion, or one that can't be served, for whatever reason,
+    or kept on this node's disk, that is what this node served last. Raises MlflowUnreachableError,
+    ModelError, OSError if it has served nothing.
     """
     epoch = int(time.time() * 1000)
     remembered = memory.recall(settings)
@@ -30,6 +30,11 @@ def seed(settings: Settings) -> Table:
         return Table(epoch, model, unrecorded=unrecorded)
     except (MlflowUnreachableError, UnservableModelError, OSError) as error:
         if remembered is None:
+            raise
+        reason = str(error)
+    except NoSuchModelError as error:
+        # A directory that is empty has nothing beside it that could still be served.
+        if remembered is None or settings.model_served != "mlflow":
             raise
         reason = str(error)
     except ModelError:

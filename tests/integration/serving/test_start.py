@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,6 +161,51 @@ def test_a_champion_that_may_not_be_loaded_fails_the_deployment_with_one_line(
     ):
         pass
     assert not (root / "var" / "run.json").exists()
+
+
+@pytest.mark.system
+@pytest.mark.timeout(900)
+def test_a_system_whose_champion_is_named_no_more_starts_again(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """With what it served last; and where that is lost too, by the command that it names."""
+    root = running.copy_project(tmp_path / "project")
+    environ = running.environ(free_port)
+    with running.system(root, environ) as service:
+        remove_alias(service)
+        service.interrupt()
+    with running.system(root, environ) as service:
+        assert "starting with what was served here last" in service.output()
+        assert facts(service)["is_from_cache"] is True
+        promote = ["launcher", "train", "promote", "--version", "1", "--reason", "it is good"]
+        subprocess.run([sys.executable, "-m", *promote], cwd=root, env=environ, check=True)
+        running.wait_for(lambda: facts(service)["is_from_cache"] is False, 30)
+        remove_alias(service)
+        service.interrupt()
+    shutil.rmtree(root / "var" / "cache")
+    with (
+        pytest.raises(RuntimeError, match="ended with 2") as refused,
+        running.system(root, environ),
+    ):
+        pass
+    [command] = re.findall(r"name one by `(.*)`, and start again", str(refused.value))
+    command = command.replace("--version N", "--version 1")
+    subprocess.run(["/bin/sh", "-c", command], cwd=root, env=environ, check=True, timeout=READY_S)
+    with running.system(root, environ) as service:
+        assert facts(service)["is_from_cache"] is False
+        service.interrupt()
+
+
+def facts(service: Running) -> dict[str, Any]:
+    """What a service says of its champion."""
+    found: dict[str, Any] = service.get("/model").json()
+    return found
+
+
+def remove_alias(service: Running) -> None:
+    """Do what the button on MLflow's page does."""
+    client = MlflowClient(tracking_uri=service.mlflow_uri)
+    client.delete_registered_model_alias("diabetes", "champion")
 
 
 def test_a_server_that_is_well_but_hangs_is_given_up_after_25_s(

@@ -185,7 +185,7 @@ def test_a_run_is_read_back_and_told_from_a_later_process(tmp_path: Path) -> Non
     run = state.Run(me, "http://a", None, "r", "d", str(tmp_path), (me,))
     run.save(file)
     assert state.running(file) == run
-    replace(run, launcher=replace(me, created_s=1.0)).save(file)
+    replace(run, launcher=replace(me, started="1@another")).save(file)
     assert state.running(file) is None
     file.write_text("{")
     assert state.read(file) is None
@@ -266,7 +266,7 @@ def test_stop_ends_what_a_killed_launcher_left(tmp_path: Path) -> None:
     child = processes.start(
         "orphan", command, environ=os.environ, log=tmp_path / "log", cwd=tmp_path
     )
-    gone = state.ProcessId(child.process.pid, 1.0)
+    gone = state.ProcessId(child.process.pid, "1@another")
     orphan = state.ProcessId.of(psutil.Process(child.process.pid))
     state.Run(gone, "http://a", None, "r", "d", str(scratch), (orphan,)).save(layout.state)
     stop.stop(layout)

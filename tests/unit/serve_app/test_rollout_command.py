@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import requests
@@ -68,7 +71,7 @@ def test_without_a_rollout_the_rest_is_said() -> None:
     table = Table(5, model_of("1"), is_from_cache=True)
     assert written(rollout_of(Published(table, status=status)), NOW).splitlines() == [
         "champion: version 1",
-        "MLflow could not be asked: the champion is what was served last",
+        "MLflow has not confirmed the champion: it is what was served last",
         "MLflow: does not answer: refused",
         "not yet recorded in MLflow: 2 entries",
         "no rollout is under way",
@@ -111,3 +114,84 @@ def test_what_models_say_of_themselves_does_nothing_to_a_terminal(
     answering(monkeypatch, 503, {"detail": HOSTILE})
     assert main(["rollout", "status"]) == 1
     assert "a?[2J b?c" in capsys.readouterr().err
+
+
+@pytest.fixture
+def proxy() -> Iterator[tuple[str, list[str | None]]]:
+    """A proxy's address, and the API keys that it was shown."""
+    seen: list[str | None] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["x-api-key"])
+            self.send_error(502)
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Proxy)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", seen
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_the_key_for_a_service_on_this_machine_goes_to_no_proxy(
+    proxy: tuple[str, list[str | None]], monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """A proxy would read it, and could not reach the service anyway."""
+    address, seen = proxy
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, address)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("ENDEAVOUR_API_KEY", "id.secret")
+    assert main(["rollout", "status", "--url", f"http://{host}:9"]) == 4
+    assert seen == []
+
+
+FOREIGN = {
+    "no JSON": b"<html>welcome</html>",
+    "nothing": b"",
+    "a list": b"[]",
+    "a text": b'"up"',
+    "another object": b'{"status": "ok"}',
+    "too deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["promote"]])
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_another_application_on_the_port_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    content: bytes,
+) -> None:
+    """It says what answers, and how to name the service."""
+    answer = requests.Response()
+    answer.status_code, answer._content = 200, content
+    answer.headers["content-type"] = "text/html\x1b[2J"
+    monkeypatch.setattr(requests, "request", lambda *args, **kwargs: answer)
+    assert main(["rollout", *command, "--url", "http://127.0.0.1:9"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    [line] = shown.err.splitlines()
+    assert line == (
+        "error: what answers at http://127.0.0.1:9 is not this service (200, text/html?[2J): "
+        "name the service with --url or ENDEAVOUR_URL"
+    )
+
+
+def test_what_the_service_takes_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It repeats the action."""
+    answering(monkeypatch, 202, {"action": "pause"})
+    assert main(["rollout", "pause"]) == 0
+    assert "pause: the controller does it" in capsys.readouterr().out

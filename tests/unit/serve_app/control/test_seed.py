@@ -12,7 +12,7 @@ from contract import names
 from contract.tracking import MlflowUnreachableError
 from serve_app.control import memory
 from serve_app.control.seed import seed
-from serve_app.model_errors import ModelError, UnservableModelError
+from serve_app.model_errors import ModelError, NoSuchModelError, UnservableModelError
 from serve_app.models import model_files, registry
 from serve_app.models.served import ServedVersion, describe
 from serve_app.routing import Table, Write
@@ -105,6 +105,37 @@ def test_whatever_the_champion_holds_what_was_served_last_is_served(
     table = seed(settings)
     assert (table.champion.version.version, table.is_from_cache) == ("5", True)
     assert f"{says}; version 5, which was served last, is served" in caplog.messages
+
+
+def test_without_a_champion_what_was_served_last_is_served(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The alias was removed: until one is named again, a start must be possible."""
+
+    def resolve(_: Settings) -> ServedVersion:
+        raise NoSuchModelError("no champion")
+
+    monkeypatch.setattr(registry, "resolve", resolve)
+    settings = Settings(cache_dir=directory.parent / "cache")
+    with pytest.raises(NoSuchModelError, match="no champion"):
+        seed(settings)
+    last = last_of(directory)
+    memory.remember(settings, last)
+    table = seed(settings)
+    assert (table.champion.version.version, table.is_from_cache) == ("5", True)
+    assert table.unrecorded == ABORTED
+    assert "no champion; version 5, which was served last, is served" in caplog.messages
+
+
+def test_a_directory_that_is_gone_is_named(directory: Path) -> None:
+    """Nothing else has its files, and the way out is to write it again."""
+    settings = Settings(
+        model_served="local", model_dir=directory, cache_dir=directory.parent / "cache"
+    )
+    memory.remember(settings, last_of(directory))
+    directory.rename(directory.parent / "elsewhere")
+    with pytest.raises(NoSuchModelError, match="make export"):
+        seed(settings)
 
 
 def test_a_fault_of_the_settings_is_none_of_the_champions(
