@@ -42,6 +42,11 @@ def address_of(config: Mapping[str, Any], port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def is_on_loopback(config: Mapping[str, Any]) -> bool:
+    """Whether the service listens on loopback, be it among others."""
+    return _host_of(config) in (*_WILDCARDS, _LOOPBACK, "localhost")
+
+
 def _host_of(config: Mapping[str, Any]) -> str:
     return str((config.get("http_options") or {}).get("host") or _WILDCARDS[0])
 

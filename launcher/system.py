@@ -102,6 +102,12 @@ class System:
         preflight.check_tools(["ray", "serve", "mlflow"])
         self._layout.make()
         self._config = config = strict.read_yaml(self._layout.root / "serve_config.yaml")
+        if not (self._options.opens_to_network or serving.is_on_loopback(config)):
+            # Ray's node is loopback, where HAProxy would look for the ingresses.
+            raise SettingError(
+                "http_options.host in serve_config.yaml: without --network it must be 0.0.0.0 or "
+                "127.0.0.1"
+            )
         environ = {**environment.api_keys(self._layout), **self._environ}
         chosen = settings.resolve(settings.args_of(config), environ)
         self._asks_for_keys = KeySource(chosen.api_keys_file, environ).is_on

@@ -40,7 +40,7 @@ class Table:
     previous: ServedModel | None = None
     """The champion before this one, kept warm."""
     is_from_cache: bool = False
-    """Whether the champion is what this node served last, as MLflow could not be asked."""
+    """Whether the champion is what this node served last, which MLflow has not confirmed."""
     rollout: State | None = None
     unrecorded: tuple[Write, ...] = ()
     """What MLflow could not be told yet; whoever takes over tells it."""

@@ -101,7 +101,8 @@ def champion(client: Any, name: str) -> ModelVersion:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise NoSuchModelError(
                 f"the registry has no version of {name!r} with the alias {names.CHAMPION!r}: "
-                "train one with `make train`, or set MODEL_NAME"
+                "train one with `python -m train`, name one with `python -m train promote`, or set "
+                "MODEL_NAME"
             ) from error
         raise tracking.MlflowUnreachableError(f"MLflow did not name a champion: {error}") from error
     return found

@@ -181,8 +181,8 @@ STANDING: Final[dict[str, Schema]] = {
     "epoch": {"type": "integer", "description": "Number of the routing table; it only grows."},
     "is_from_cache": {
         "type": "boolean",
-        "description": "Whether MLflow could not be asked, so that the champion is what this "
-        "service served last.",
+        "description": "Whether MLflow has not confirmed the champion, which is what this service "
+        "served last.",
     },
     "rollout": {"anyOf": [named("Rollout"), {"type": "null"}]},
     "last_rollout": {"anyOf": [named("LastRollout"), {"type": "null"}]},

@@ -12,7 +12,9 @@ import yaml
 
 from contract import strict
 from launcher import ports, preflight, processes, serving
+from launcher.errors import SettingError
 from launcher.layout import Layout
+from launcher.system import Options, System
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,6 +35,16 @@ def test_the_service_is_asked_where_it_listens(
 ) -> None:
     """One address of its own is not loopback."""
     assert serving.address_of({"http_options": options}, 8123) == address
+
+
+def test_a_host_that_ray_does_not_listen_on_is_refused_at_once(tmp_path: Path) -> None:
+    """All requests would be answered with 500; in a container `--network` has it."""
+    (tmp_path / "serve_config.yaml").write_text("http_options: {host: 10.0.0.7}")
+    for name in ("serve.env", "contract", "launcher", "serve_app", "train"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    system = System(Layout(tmp_path, tmp_path / "token"), Options(), {})
+    with pytest.raises(SettingError, match="without --network it must be 0.0.0.0"):
+        system.run()
 
 
 @pytest.mark.parametrize(
