@@ -43,7 +43,7 @@ def test_a_host_that_ray_does_not_listen_on_is_refused_at_once(tmp_path: Path) -
     for name in ("serve.env", "contract", "launcher", "serve_app", "train"):
         (tmp_path / name).symlink_to(ROOT / name)
     system = System(Layout(tmp_path, tmp_path / "token"), Options(), {})
-    with pytest.raises(SettingError, match="without --network it must be 0.0.0.0"):
+    with pytest.raises(SettingError, match="without --network it must be"):
         system.run()
 
 
