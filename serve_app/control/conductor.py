@@ -219,8 +219,9 @@ class Conductor:
         self._preparations.keep(named)
         self._refusals.keep(named)
         self._unended &= named
-        for version in _newly_named(seen, self._seen) - self._unended:
-            self._refusals.try_again(version)
+        for version in _newly_named(seen, self._seen):
+            if version == seen.champion or version not in self._unended:
+                self._refusals.try_again(version)
         self._seen = seen
         if self._table.is_from_cache and seen.champion == self._champion:
             self._publish(is_from_cache=False)

@@ -193,6 +193,24 @@ def test_while_an_abort_is_not_taken_the_champion_is_followed() -> None:
     asyncio.run(scenario())
 
 
+def test_whoever_makes_it_champion_by_hand_is_followed() -> None:
+    """Though its rollout was aborted, which MLflow has not taken."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        await stage.begin()
+        stage.mlflow.go_down("write")
+        stage.observe(BAD)
+        stage.conductor.tick()
+        for _ in range(3 * TRIES + 1):
+            await stage.conductor.poll()
+        stage.mlflow.aliases[names.CHAMPION] = "2"
+        await stage.conductor.poll()
+        assert stage.serving() == ("2", None, 0.0)
+
+    asyncio.run(scenario())
+
+
 def test_of_too_many_entries_an_abort_is_remembered() -> None:
     """MLflow was away for long; the version that had failed is still its challenger."""
 
