@@ -104,5 +104,5 @@ def test_an_export_never_replaces_what_is_no_model(
 
 def test_no_champion_says_how_to_get_one(mlflow_server: str, tmp_path: Path) -> None:
     """Neither an unknown model nor one without the alias is a crash."""
-    with pytest.raises(NoSuchModelError, match="make train"):
+    with pytest.raises(NoSuchModelError, match="train one with `python -m train`"):
         registry.resolve(settings(mlflow_server, tmp_path, "never-registered"))
