@@ -175,17 +175,23 @@ def test_an_abort_that_mlflow_never_takes_stays_one(fault: str) -> None:
     asyncio.run(scenario())
 
 
+async def aborted_for_mlflow_in_vain() -> Stage:
+    """A stage whose challenger has failed, of which MLflow has taken nothing."""
+    stage = Stage()
+    await stage.begin()
+    stage.mlflow.go_down("write")
+    stage.observe(BAD)
+    stage.conductor.tick()
+    for _ in range(3 * TRIES + 1):
+        await stage.conductor.poll()
+    return stage
+
+
 def test_while_an_abort_is_not_taken_the_champion_is_followed() -> None:
     """Somebody moves it by hand; the challenger that failed stays out."""
 
     async def scenario() -> None:
-        stage = Stage()
-        await stage.begin()
-        stage.mlflow.go_down("write")
-        stage.observe(BAD)
-        stage.conductor.tick()
-        for _ in range(3 * TRIES + 1):
-            await stage.conductor.poll()
+        stage = await aborted_for_mlflow_in_vain()
         stage.mlflow.aliases[names.CHAMPION] = "3"
         await stage.conductor.poll()
         assert stage.serving() == ("3", None, 0.0)
@@ -197,13 +203,7 @@ def test_whoever_makes_it_champion_by_hand_is_followed() -> None:
     """Though its rollout was aborted, which MLflow has not taken."""
 
     async def scenario() -> None:
-        stage = Stage()
-        await stage.begin()
-        stage.mlflow.go_down("write")
-        stage.observe(BAD)
-        stage.conductor.tick()
-        for _ in range(3 * TRIES + 1):
-            await stage.conductor.poll()
+        stage = await aborted_for_mlflow_in_vain()
         stage.mlflow.aliases[names.CHAMPION] = "2"
         await stage.conductor.poll()
         assert stage.serving() == ("2", None, 0.0)
