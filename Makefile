@@ -38,12 +38,13 @@ dev: $(INSTALLED) ## the same, and deploy again on every change of serve_app/
 train: $(INSTALLED) ## train as a Ray job in the running system (CONFIG=train_config.yaml)
 	@exec $(BIN)/python -m launcher train --config $(CONFIG)
 
+# VERSION and REASON are in the recipe's environment: among its words, quotes in them would count.
 promote: $(INSTALLED) ## make a version champion by hand (VERSION=2 REASON="why")
 	@exec $(BIN)/python -m launcher train promote --config $(CONFIG) \
-		--version "$(VERSION)" --reason "$(REASON)"
+		--version "$$VERSION" --reason "$$REASON"
 
 rollback: $(INSTALLED) ## make the previous champion champion again (REASON="why")
-	@exec $(BIN)/python -m launcher train rollback --config $(CONFIG) --reason "$(REASON)"
+	@exec $(BIN)/python -m launcher train rollback --config $(CONFIG) --reason "$$REASON"
 
 export: $(INSTALLED) ## write the champion into var/model, for MODEL_SERVED=local
 	@exec $(BIN)/python -m launcher export

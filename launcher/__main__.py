@@ -119,7 +119,11 @@ def _train(options: argparse.Namespace) -> int:
         cluster = training.Cluster(address.rstrip("/"), here.token)
     else:
         run = state.require_running(here.state)
-        _mlflow_of(run)
+        if run.mlflow_uri is None:
+            raise UnreachableError(
+                "what runs here serves a directory, with no MLflow to train for: start it without "
+                "MODEL_SERVED=local, or set MLFLOW_TRACKING_URI and run `python -m train` itself"
+            )
         cluster = training.Cluster(run.dashboard, here.token)
     return training.run(cluster, here.root, options.others, os.environ)
 

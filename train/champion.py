@@ -9,12 +9,14 @@ from typing import Any
 import mlflow
 import numpy as np
 import skops.io
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, is_classifier
 
 from contract import names
 from contract.model_types import TRUSTED_TYPES, untrusted_types
+from contract.registry import NOT_FOUND, Registry
 from train.data import Dataset, numbers
 from train.errors import BadDataError
 from train.gate import Champion
@@ -25,11 +27,22 @@ class _ObstacleError(Exception):
     """Why the champion can't predict these rows."""
 
 
-def predict(version: str, settings: TrainSettings, dataset: Dataset) -> Champion:
+def predict(
+    registry: Registry, version: str, settings: TrainSettings, dataset: Dataset
+) -> Champion:
     """Load a version from the registry, reading no pickle and no foreign types, and predict.
 
-    The champion may use other columns than the candidate, if the source has them.
+    The champion may use other columns than the candidate, if the source has them, but must have
+    been trained for the same target, as far as its run says so.
     """
+    target = _target(registry, version)
+    if target not in (None, dataset.target_name):
+        return Champion(
+            version,
+            None,
+            obstacle=f"it predicts {target!r}, and this model {dataset.target_name!r}; "
+            "use another model_name",
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = mlflow.artifacts.download_artifacts(
             f"models:/{settings.model_name}/{version}", dst_path=folder
@@ -39,6 +52,20 @@ def predict(version: str, settings: TrainSettings, dataset: Dataset) -> Champion
         except _ObstacleError as error:
             return Champion(version, None, obstacle=str(error))
     return Champion(version, predictions)
+
+
+def _target(registry: Registry, version: str) -> str | None:
+    """Return what a version was trained to predict; None if no run of a training job says it."""
+    run_id = registry.get(version).run_id
+    if not run_id:
+        return None
+    try:
+        target = registry.client.get_run(run_id).data.params.get("data.target")
+    except MlflowException as error:
+        if error.error_code not in NOT_FOUND:
+            raise
+        return None
+    return target
 
 
 def _predict(path: Path, settings: TrainSettings, dataset: Dataset) -> NDArray[Any]:

@@ -17,6 +17,9 @@ from train.settings import Task, TimeSplit, TrainSettings
 
 Matrix = NDArray[np.float64]
 
+_LABELS_END = 2**63
+"""Labels are 64-bit integers, below this in size."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -60,7 +63,8 @@ def load(settings: TrainSettings) -> Dataset:
     must not be trained on.
     """
     data = settings.data
-    frame = source.read(data.source, data.format, settings.deadlines.read_s)
+    labelled = data.target if settings.task == "classification" else None
+    frame = source.read(data.source, data.format, settings.deadlines.read_s, labelled)
     names = _feature_names(frame, settings)
     if frame.empty:
         raise BadDataError(f"{data.source}: too few rows: it has columns, but no row")
@@ -146,7 +150,10 @@ def _target(frame: pd.DataFrame, column: str, task: Task) -> NDArray[Any]:
     values = frame[column]
     if values.isna().any():
         place = fault.where(values, values.isna().to_numpy())
-        raise BadDataError(f"{place}: the target is missing; drop the row")
+        raise BadDataError(
+            f"{place}: the target is missing; drop the row (in CSV words such as NA and None "
+            "are missing values: if that is a label, spell it otherwise)"
+        )
     return _number_column(frame, column) if task == "regression" else _labels(values)
 
 
@@ -154,13 +161,15 @@ def _labels(values: pd.Series) -> NDArray[Any]:
     """Return class labels: whole numbers (truth values too) as int64, anything else as text."""
     if not pd.api.types.is_numeric_dtype(values):
         return np.asarray(values.astype("str").to_list(), dtype=np.str_)
+    if pd.api.types.is_integer_dtype(values) and int(values.max()) < _LABELS_END:
+        return values.to_numpy(dtype=np.int64)
     floats = values.to_numpy(dtype=np.float64)
-    is_bad = ~np.isfinite(floats) | (floats != np.round(floats))
+    is_bad = ~(np.abs(floats) < _LABELS_END) | (floats != np.round(floats))
     if is_bad.any():
         value = values.iloc[int(is_bad.argmax())]
         raise BadDataError(
             f"{fault.where(values, is_bad)}: {value} is no label; "
-            "labels are whole numbers or text (set task: regression for numbers)"
+            "labels are whole numbers of 64 bits or text (set task: regression for numbers)"
         )
     return floats.astype(np.int64)
 

@@ -13,6 +13,8 @@ from sklearn.base import BaseEstimator
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from train.data import Matrix, Part
+from train.errors import BadSettingsError
+from train.estimator import last_step
 from train.fit import fit
 from train.settings import METRICS, Task, TrainSettings
 
@@ -28,7 +30,23 @@ class Evaluation:
 def evaluate(
     model: BaseEstimator, features: Matrix, target: NDArray[Any], task: Task
 ) -> Evaluation:
-    """Predict the rows and measure. Metrics that can't be measured (NaN predictions) are NaN."""
+    """Predict the rows and measure. Metrics that can't be measured (NaN predictions) are NaN.
+
+    Raises BadSettingsError if the estimator can't predict them.
+    """
+    try:
+        return _evaluate(model, features, target, task)
+    except Exception as error:  # estimators raise whatever they like
+        name = type(last_step(model)).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadSettingsError(
+            f"estimator: {name} was fitted, but can't predict {len(target)} other rows: {reason}"
+        ) from error
+
+
+def _evaluate(
+    model: BaseEstimator, features: Matrix, target: NDArray[Any], task: Task
+) -> Evaluation:
     predictions = np.asarray(model.predict(features))
     if task == "classification":
         return Evaluation(_classification(model, features, target, predictions), predictions)

@@ -189,7 +189,7 @@ def _judge_and_promote(
 ) -> Outcome:
     client = promoter.registry.client
     with progress.step("gate") as step:
-        champion, decision = _judge(promoter.registry.champion(), result)
+        champion, decision = _judge(promoter.registry, result)
         step.note = _word(decision)
     with progress.step("record") as step:
         logged = record.log(client, result, decision, champion, signer)
@@ -210,8 +210,8 @@ def _judge_and_promote(
             try:
                 placed = promoter.promote_candidate(candidate, decision.champion_version, reason)
             except ChampionMovedError:
-                champion, decision = _judge(promoter.registry.champion(), result)
-                record.log_decision(client, logged.run_id, result, decision)
+                champion, decision = _judge(promoter.registry, result)
+                record.log_decision(client, logged.run_id, result, decision, champion)
                 continue
             client.set_tag(logged.run_id, names.TAG_VERSION, placed.version)
             step.note = f"version {placed.version}"
@@ -221,11 +221,10 @@ def _judge_and_promote(
     )
 
 
-def _judge(
-    champion_version: str | None, result: record.Result
-) -> tuple[gate.Champion | None, gate.Decision]:
+def _judge(registry: Registry, result: record.Result) -> tuple[gate.Champion | None, gate.Decision]:
     settings, dataset = result.settings, result.dataset
-    champion = champions.predict(champion_version, settings, dataset) if champion_version else None
+    version = registry.champion()
+    champion = champions.predict(registry, version, settings, dataset) if version else None
     chunks = -(-settings.gate.resamples // gate.CHUNK_RESAMPLES)
     with ExitStack() as stack:
         if champion is not None and champion.predictions is not None:

@@ -29,6 +29,8 @@ LONGEST_LABEL = 25
 MOST_LABELS_WRITTEN = 60
 MOST_SOLID_DOTS = 2_000
 
+Floats = NDArray[np.float64]
+
 
 def draw(
     settings: TrainSettings, dataset: Dataset, fitted: Fitted, evaluation: Evaluation
@@ -65,7 +67,7 @@ def _fit(dataset: Dataset, model: BaseEstimator, evaluation: Evaluation) -> Figu
         model.predict(grid[:, None]),
         color=MODEL,
         linewidth=2.2,
-        label=_equation(dataset, model),
+        label=_plain(_equation(dataset, model)),
     )
     _label(
         axes,
@@ -89,7 +91,7 @@ def _equation(dataset: Dataset, model: BaseEstimator) -> str:
 
 def _predicted(dataset: Dataset, evaluation: Evaluation) -> Figure:
     figure, axes = _figure((5.6, 5.4))
-    actual, predicted = dataset.test.target, evaluation.predictions
+    actual, predicted = _finite(dataset.test.target, evaluation.predictions)
     low, high = _range(actual, predicted)
     axes.plot([low, high], [low, high], color=MODEL, linewidth=1.6, label="perfect", zorder=3)
     axes.scatter(actual, predicted, **_dots(HELD_OUT, len(actual), 34), label="held-out row")
@@ -110,8 +112,9 @@ def _predicted(dataset: Dataset, evaluation: Evaluation) -> Figure:
 def _residuals(dataset: Dataset, evaluation: Evaluation) -> Figure:
     figure = Figure(figsize=WIDE_INCHES, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
-    residuals = dataset.test.target - evaluation.predictions
-    left.scatter(evaluation.predictions, residuals, **_dots(HELD_OUT, len(residuals), 34))
+    actual, predicted = _finite(dataset.test.target, evaluation.predictions)
+    residuals = actual - predicted
+    left.scatter(predicted, residuals, **_dots(HELD_OUT, len(residuals), 34))
     left.locator_params(axis="x", nbins=7)
     right.hist(
         residuals, bins=_bins(residuals), orientation="horizontal", color=HELD_OUT, rwidth=0.9
@@ -173,7 +176,7 @@ def _confusion(dataset: Dataset, evaluation: Evaluation) -> Figure:
 def _write_labels(axes: Axes, labels: list[str], cell_points: float) -> None:
     step = -(-len(labels) // MOST_LABELS_WRITTEN)
     places = range(0, len(labels), step)
-    texts = [_shorten(label) for label in labels[::step]]
+    texts = [_plain(_shorten(label)) for label in labels[::step]]
     is_long = max(map(len, texts)) > LONGEST_LEVEL_LABEL
     tilt: dict[str, Any] = (
         {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
@@ -223,8 +226,13 @@ def _clean(axes: Axes) -> None:
 
 def _label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, loc="left", fontsize=12, color=INK, pad=10)
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
+    axes.set_xlabel(_plain(x), color=INK)
+    axes.set_ylabel(_plain(y), color=INK)
+
+
+def _plain(text: str) -> str:
+    """Return text for matplotlib, which would read what stands between two dollars as TeX."""
+    return text.replace("$", r"\$")
 
 
 def _legend(axes: Axes) -> None:
@@ -263,8 +271,16 @@ def _dots(color: str, rows: int, size: int = 18) -> dict[str, Any]:
     return {"color": color, "s": size, "alpha": 0.85, "edgecolors": "white", "linewidths": 0.5}
 
 
+def _finite(actual: Floats, predicted: Floats) -> tuple[Floats, Floats]:
+    """Return what can be drawn: the gate refuses a model that predicts anything else."""
+    is_finite = np.isfinite(predicted)
+    return actual[is_finite], predicted[is_finite]
+
+
 def _range(*values: NDArray[Any]) -> tuple[float, float]:
     every = np.concatenate(values)
+    if not len(every):
+        return 0.0, 1.0
     low, high = float(every.min()), float(every.max())
     edge = 0.05 * (high - low or 1.0)
     return low - edge, high + edge

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
 import time
 import warnings
@@ -47,6 +48,9 @@ from train.signing import SignedSklearn, Signer
 METRICS_A_CALL = 1_000
 PARAMS_A_CALL = 100
 LONGEST_PARAM = 500
+PARAM_NAME = re.compile(r"[\w -]+", re.ASCII)
+"""Keys that MLflow takes as part of a parameter's name: fewer than it does, to be sure."""
+
 EXAMPLE_ROWS = 3
 REQUIREMENTS = ("numpy", "scikit-learn", "skops")
 
@@ -96,8 +100,8 @@ def log(
             _log_params(client, run_id, result)
             _log_metrics(client, run_id, result)
             _log_datasets(result)
-            _log_files(run_id, result, champion)
-            log_decision(client, run_id, result, decision)
+            log_decision(client, run_id, result, decision, champion)
+            _log_files(run_id, result)
             model_id = _log_model(result, signer if decision.passed else None)
         except (MlflowException, requests.RequestException):
             # Leaving the block marks the run FAILED, which a server that hangs would hold up again.
@@ -106,8 +110,18 @@ def log(
     return Logged(run_id, model_id)
 
 
-def log_decision(client: MlflowClient, run_id: str, result: Result, decision: Decision) -> None:
-    """Put the gate's decision on the run; a later one takes the place of an earlier one."""
+def log_decision(
+    client: MlflowClient,
+    run_id: str,
+    result: Result,
+    decision: Decision,
+    champion: Champion | None,
+) -> None:
+    """Put the gate's decision on the run, and the predictions that it compared.
+
+    A later decision takes the place of an earlier one.
+    """
+    client.log_text(run_id, _predictions(result, champion).to_csv(), "predictions.csv")
     text = json.dumps(_finite(_decision(result, decision)), indent=2, allow_nan=False)
     client.log_text(run_id, text + "\n", "gate_decision.json")
     for key, value in decision_tags(decision).items():
@@ -149,6 +163,20 @@ def model_tags(result: Result) -> dict[str, str]:
     }
 
 
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted name, which MLflow takes as the name of a parameter.
+
+    What has keys that it wouldn't take is one value.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and all(PARAM_NAME.fullmatch(str(name)) for name in value):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def _origin() -> dict[str, str]:
     """Return the tags that MLflow's page shows as user, source and commit."""
     tags = {MLFLOW_USER: user(), MLFLOW_SOURCE_NAME: "python -m train", MLFLOW_SOURCE_TYPE: "JOB"}
@@ -157,7 +185,7 @@ def _origin() -> dict[str, str]:
 
 
 def _log_params(client: MlflowClient, run_id: str, result: Result) -> None:
-    flat = _flatten(result.settings.model_dump(mode="json", exclude={"deadlines"}))
+    flat = flatten(result.settings.model_dump(mode="json", exclude={"deadlines"}))
     flat |= {f"fitted.{k}": v for k, v in last_step(result.fitted.model).get_params().items()}
     flat |= {
         "rows.train": len(result.dataset.train.rows),
@@ -191,7 +219,7 @@ def _log_datasets(result: Result) -> None:
         mlflow.log_input(logged, context=context)
 
 
-def _log_files(run_id: str, result: Result, champion: Champion | None) -> None:
+def _log_files(run_id: str, result: Result) -> None:
     dataset, fitted = result.dataset, result.fitted
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -199,7 +227,6 @@ def _log_files(run_id: str, result: Result, champion: Champion | None) -> None:
             (root / name).mkdir()
         dataset.table(dataset.train).to_csv(root / "data" / "train.csv")
         dataset.table(dataset.test).to_csv(root / "data" / "test.csv")
-        _predictions(result, champion).to_csv(root / "predictions.csv")
         _write_json(root / "weights.json", weights.describe(fitted.model, dataset.feature_names))
         _write_json(root / "settings.json", result.settings.model_dump(mode="json"))
         figures = plots.draw(result.settings, dataset, fitted, result.evaluation)
@@ -267,16 +294,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _write_json(file: Path, value: Any) -> None:

@@ -16,6 +16,9 @@ METRICS: dict[str, tuple[str, ...]] = {
     "regression": ("r2", "mse", "rmse", "mae"),
     "classification": ("accuracy", "balanced_accuracy", "f1_macro", "log_loss"),
 }
+ERRORS = ("mse", "rmse", "mae", "log_loss")
+"""The metrics of which less is better."""
+
 DEFAULT_MINIMUM = {"regression": {"r2": 0.4}, "classification": {"accuracy": 0.7}}
 
 Size = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
@@ -108,6 +111,9 @@ class TrainSettings(Strict):
         for metric in (*(self.gate.minimum or {}), *self.gate.maximum):
             if metric not in known:
                 raise ValueError(f"gate: no metric {metric!r} in {self.task}; there are {known}")
+        for metric in self.gate.minimum or {}:
+            if metric in ERRORS:
+                raise ValueError(f"gate.minimum: of {metric} less is better; bound it in maximum")
         return self
 
     @property

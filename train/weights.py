@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -14,7 +15,9 @@ def describe(model: BaseEstimator, feature_names: tuple[str, ...]) -> dict[str, 
     """Return the weights as plain JSON values.
 
     A linear model has `coef` and `intercept` as fitted, and `slope` and `intercept` under
-    `own_units`, with the scaler worked in: prediction = intercept + sum of slope x feature.
+    `own_units`, with the scaler worked in: prediction (in classification, its decision function) =
+    intercept + sum of slope x feature. A model that has them, but predicts by something else than
+    this sum, has no `own_units`.
     Other models have their feature importances, if any.
     """
     final = last_step(model)
@@ -28,7 +31,7 @@ def describe(model: BaseEstimator, feature_names: tuple[str, ...]) -> dict[str, 
     if scaler is not None:
         described["scaler"] = {"mean": scaler.mean_.tolist(), "scale": scaler.scale_.tolist()}
     if hasattr(final, "coef_") and hasattr(final, "intercept_"):
-        described |= _linear(final, scaler, feature_names)
+        described |= _linear(model, final, scaler, feature_names)
     if hasattr(final, "feature_importances_"):
         importances = final.feature_importances_.tolist()
         described["feature_importances"] = dict(zip(feature_names, importances, strict=True))
@@ -41,7 +44,10 @@ def _scaler(model: BaseEstimator) -> StandardScaler | None:
 
 
 def _linear(
-    final: BaseEstimator, scaler: StandardScaler | None, feature_names: tuple[str, ...]
+    model: BaseEstimator,
+    final: BaseEstimator,
+    scaler: StandardScaler | None,
+    feature_names: tuple[str, ...],
 ) -> dict[str, Any]:
     coef = np.atleast_2d(np.asarray(final.coef_, dtype=np.float64))
     intercept = np.atleast_1d(np.asarray(final.intercept_, dtype=np.float64))
@@ -55,9 +61,31 @@ def _linear(
         {"slope": dict(zip(feature_names, row.tolist(), strict=True)), "intercept": float(constant)}
         for row, constant in zip(slopes, intercepts, strict=True)
     ]
-    return {
+    described = {
         "coef": np.asarray(final.coef_).tolist(),
         "intercept": np.asarray(final.intercept_).tolist(),
-        # One equation in regression and between two classes, one a class otherwise.
-        "own_units": own[0] if len(own) == 1 else own,
     }
+    if _is_sum(model, slopes, intercepts, scaler):
+        # One equation in regression and between two classes, one a class otherwise.
+        described["own_units"] = own[0] if len(own) == 1 else own
+    return described
+
+
+def _is_sum(
+    model: BaseEstimator,
+    slopes: NDArray[np.float64],
+    intercepts: NDArray[np.float64],
+    scaler: StandardScaler | None,
+) -> bool:
+    """Whether the model predicts these sums, tried on rows around zero or the scaler's means."""
+    features = slopes.shape[1]
+    rows = np.vstack([np.zeros(features), np.eye(features), np.linspace(-2.0, 2.0, features)])
+    if scaler is not None:
+        rows = rows * scaler.scale_ + scaler.mean_
+    sums = rows @ slopes.T + intercepts
+    try:
+        predicted = getattr(model, "decision_function", model.predict)(rows)
+        compared = np.reshape(predicted, sums.shape)
+    except (ValueError, TypeError, ArithmeticError):  # it can't predict such rows, or gives others
+        return False
+    return bool(np.allclose(compared, sums, rtol=1e-6, atol=1e-9 * np.abs(sums).max()))

@@ -169,6 +169,23 @@ def test_refused_model_changes_nothing_and_keeps_its_run(
     assert aliases(mlflow_client, "promoted") == {names.CHAMPION: "1"}
 
 
+def test_model_of_another_target_does_not_replace_the_champion(
+    promoted: Trained, train: Train, write_config: WriteConfig, mlflow_client: MlflowClient
+) -> None:
+    """Clients of the one would get the other: the gate refuses, and says what to do."""
+    config = write_config(
+        "promoted",
+        experiment="other_target",
+        data={"target": "bp"},
+        gate={"minimum": {}},
+        cross_validation={"folds": 0},
+    )
+    done = train("--config", config)
+    assert done.returncode == 3
+    assert "it predicts 'target', and this model 'bp'; use another model_name" in done.stderr
+    assert aliases(mlflow_client, "promoted") == {names.CHAMPION: "1"}
+
+
 @pytest.mark.system
 def test_local_cluster_gives_the_same_weights_and_leaves_the_home_alone(
     promoted: Trained,

@@ -218,6 +218,19 @@ def test_labels_that_are_fractions_are_refused(
     assert "task: regression" in text
 
 
+def test_whole_numbers_of_64_bits_are_labels_as_they_are(
+    table: pd.DataFrame, make_settings: MakeSettings
+) -> None:
+    """Not by way of floats, which have 53 bits; larger numbers are refused."""
+    large = np.where(table["a"] > 5, 2**53 + 1, 2**53 + 3)
+    split = {"by": "random", "test_size": 0.25}
+    dataset = load(make_settings(table.assign(y=large), split=split, **CLASSIFY))
+    assert set(dataset.train.target.tolist()) == {2**53 + 1, 2**53 + 3}
+    larger = table.assign(y=large.astype(np.uint64) + np.uint64(2**63))
+    text = refusal(make_settings, larger, split=split, **CLASSIFY)
+    assert f"column 'y', row 0 (and 59 more rows): {larger['y'].iloc[0]} is no label" in text
+
+
 def test_label_rarer_than_the_folds_is_refused(
     table: pd.DataFrame, make_settings: MakeSettings
 ) -> None:

@@ -11,8 +11,10 @@ import pytest
 from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsRegressor
 
 from train.data import Matrix, load
+from train.errors import BadSettingsError
 from train.evaluate import cross_validate, evaluate
 from train.settings import METRICS, TrainSettings
 
@@ -58,6 +60,13 @@ def test_predictions_that_are_no_numbers_have_no_metrics() -> None:
     """NaN predictions give NaN metrics, which the gate refuses."""
     found = evaluate(Broken(), X, np.arange(6.0), "regression").metrics
     assert all(np.isnan(value) for value in found.values())
+
+
+def test_an_estimator_that_cannot_predict_is_a_bad_setting() -> None:
+    """It was fitted, and fails on other rows: one line says so."""
+    model = KNeighborsRegressor(n_neighbors=5).fit(X[:3], np.arange(3.0))
+    with pytest.raises(BadSettingsError, match=r"KNeighborsRegressor was fitted, but can't pred"):
+        evaluate(model, X, np.arange(6.0), "regression")
 
 
 def test_cross_validation_does_not_depend_on_the_number_of_workers(

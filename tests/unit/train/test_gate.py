@@ -191,6 +191,36 @@ def test_classification_counts_wrong_labels() -> None:
     assert "share of wrong labels 0.1 against 0.2" in decision.reasons[-1]
 
 
+@pytest.mark.parametrize(
+    ("rows", "champions", "candidates"),
+    [(10, 0.02, 0.10), (30, 0.03, 0.06), (100, 0.01, 0.03), (300, 0.1, 0.12)],
+)
+def test_a_worse_classifier_passes_no_more_often_than_the_interval_says(
+    rows: int, champions: float, candidates: float
+) -> None:
+    """Not either where hardly a label is wrong, so that most draws hold no error at all."""
+    generator = np.random.default_rng(rows)
+    policy = Policy(minimum={}, resamples=400)
+    passed = 0
+    for seed in range(200):
+        champion = (generator.random(rows) < champions).astype(np.float64)
+        candidate = (generator.random(rows) < candidates).astype(np.float64)
+        found = compare(candidate, champion, policy, error="zero_one", seed=seed)
+        passed += found.low >= -policy.margin
+    assert passed / 200 <= 0.05
+
+
+@pytest.mark.parametrize(("wrong", "passed"), [(0, False), (10, False), (60, True)])
+def test_equal_labels_pass_where_enough_of_them_are_wrong(wrong: int, passed: bool) -> None:
+    """Three errors more could have been missed: too much for ten, within 10% of sixty."""
+    errors = np.zeros(400)
+    errors[:wrong] = 1
+    found = compare(errors, errors, Policy(), error="zero_one", seed=3)
+    assert found.change == 0
+    assert found.candidate_error == pytest.approx(wrong / 400)
+    assert (found.low >= -0.1) is passed
+
+
 def test_interval_does_not_depend_on_the_number_of_workers() -> None:
     """Seeds belong to chunks of fixed size, not to workers."""
     candidate, champion = np.square(NOISE) * 1.1, np.square(NOISE[::-1])

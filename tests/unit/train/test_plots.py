@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from train import plots
 from train.data import load
-from train.evaluate import evaluate
+from train.evaluate import Evaluation, evaluate
 from train.fit import fit
 from train.settings import TrainSettings
 
@@ -62,6 +62,34 @@ def test_each_task_has_its_pictures(
         content = (tmp_path / name).read_bytes()
         assert content.startswith(b"\x89PNG")
         assert int.from_bytes(content[16:20]) >= 800
+
+
+@pytest.mark.parametrize("sections", [ONE, LABELS])
+def test_dollars_are_drawn_as_they_are(
+    tmp_path: Path, table: pd.DataFrame, make_settings: MakeSettings, sections: dict[str, Any]
+) -> None:
+    """Two of them in a name or a label aren't taken for TeX, which most names would not be."""
+    table = table.rename(columns={"a": "cost_$_per_$_x"}).replace({"kind": {"low": "$0_$50"}})
+    sections = sections | {"data": sections["data"] | {"features": ["cost_$_per_$_x"]}}
+    for name, figure in drawn(make_settings(table, **sections)).items():
+        plots.save(figure, str(tmp_path / name))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("every", [False, True])
+def test_predictions_that_are_no_numbers_are_not_drawn(
+    tmp_path: Path, table: pd.DataFrame, make_settings: MakeSettings, bad: float, every: bool
+) -> None:
+    """The gate says what is wrong with them; the pictures have the rest."""
+    settings = make_settings(table)
+    dataset = load(settings)
+    fitted = fit(settings, dataset.train.features, dataset.train.target)
+    predictions = dataset.test.target.copy()
+    predictions[: len(predictions) if every else 1] = bad
+    metrics = dict.fromkeys(("r2", "mse", "rmse", "mae"), float("nan"))
+    figures = plots.draw(settings, dataset, fitted, Evaluation(metrics, predictions))
+    for name, figure in figures.items():
+        plots.save(figure, str(tmp_path / name))
 
 
 def test_many_labels_have_room_and_their_counts(

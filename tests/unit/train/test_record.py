@@ -15,7 +15,7 @@ from contract import names
 from contract.model_types import TRUSTED_TYPES
 from train import data
 from train.fit import fit
-from train.record import example_prediction
+from train.record import example_prediction, flatten
 from train.settings import TrainSettings
 
 MakeSettings = Callable[..., TrainSettings]
@@ -84,3 +84,16 @@ def test_example_prediction_that_is_no_number_is_null(
     fitted = fit(settings, part.features, part.target)
     fitted.model.coef_[:] = float("inf")
     assert example_prediction(fitted, part) == "[null]"
+
+
+def test_settings_are_parameters_by_dotted_name() -> None:
+    """Keys that MLflow doesn't take in a name, such as labels, stay together with their values."""
+    weights = {"<=50K": 1, ">50K": 3}
+    parameters = {"C": 2, "class_weight": weights, "by_number": {0: 1, 1: 5}}
+    assert flatten({"estimator": {"parameters": parameters}, "seed": 1}) == {
+        "estimator.parameters.C": 2,
+        "estimator.parameters.class_weight": weights,
+        "estimator.parameters.by_number.0": 1,
+        "estimator.parameters.by_number.1": 5,
+        "seed": 1,
+    }

@@ -51,6 +51,8 @@ def test_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
         {"cross_validation": {"folds": 1}},
         {"data": {"features": []}},
         {"gate": {"minimum": {"accuracy": 0.5}}},
+        {"gate": {"minimum": {"mse": 0.5}}},
+        {"task": "classification", "gate": {"minimum": {"log_loss": 0.3}}},
         {"gate": {"margin": float("nan")}},
         {"gate": {"inconclusive": "maybe"}},
         {"seed": -1},

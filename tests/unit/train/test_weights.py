@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.cross_decomposition import PLSRegression
 from sklearn.ensemble import RandomForestRegressor
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -33,6 +34,14 @@ def test_several_classes_have_one_equation_each() -> None:
     described = describe(LogisticRegression(max_iter=1000).fit(X, labels), ("a", "b"))
     assert described["classes"] == ["0", "1", "2"]
     assert len(described["own_units"]) == 3
+
+
+@pytest.mark.parametrize("model", [PoissonRegressor(), PLSRegression(n_components=1)])
+def test_weights_that_are_no_sum_have_no_equation(model: Ridge) -> None:
+    """A model whose prediction is something else than intercept + slope x feature claims none."""
+    described = describe(model.fit(X / 20, np.abs(Y)), ("a", "b"))
+    assert {"coef", "intercept"} <= set(described)
+    assert "own_units" not in described
 
 
 def test_trees_have_importances_and_neighbours_nothing() -> None:
