@@ -31,8 +31,8 @@ class Model:
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Labels of a classifier that gives probabilities, in their order; None otherwise."""
-        if not hasattr(self.estimator, "predict_proba"):
-            return None
+        if not hasattr(self.estimator, "predict_proba") or not hasattr(self.estimator, "classes_"):
+            return None  # without labels, shares of a mixture's parts say nothing to a client
         return tuple(str(label) for label in self.estimator.classes_)
 
     @property
@@ -62,7 +62,9 @@ class Model:
     def _estimate(self) -> Predict:
         from serve_app.models import linear  # noqa: PLC0415  # imports scikit-learn: for workers only
 
-        return linear.arithmetic(self.estimator) or self._taking_rows(self.estimator.predict)
+        # Its sums take a matrix; rows of mixed columns go to the estimator as a table.
+        known = linear.arithmetic(self.estimator) if self.signature.is_numeric else None
+        return known or self._taking_rows(self.estimator.predict)
 
     def _taking_rows(self, predict: Predict) -> Predict:
         if self.signature.is_numeric:

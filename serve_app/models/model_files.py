@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import yaml
 
 from contract import manifest, model_directory, model_types
@@ -23,6 +24,7 @@ MOST_EXAMPLE_BYTES: Final = 16 * 2**20
 """Of an input example; a longer one is as good as none."""
 
 _MLFLOW_SKLEARN: Final = "mlflow.sklearn"
+_PREDICT: Final = "predict"
 _FLAVORS: Final = frozenset({"sklearn", "python_function"})
 _CODE: Final = ("code", "model_code_path")
 _BLANKS: Final[Mapping[str, Any]] = {"boolean": False, "string": ""}
@@ -119,6 +121,11 @@ def _model_file(mlmodel: Mapping[str, Any]) -> str:
         raise UnservableModelError(
             f"the model asks for the loader {pyfunc.get('loader_module')!r}, which is not run here"
         )
+    if (predict := pyfunc.get("predict_fn", _PREDICT)) != _PREDICT:
+        raise UnservableModelError(
+            f"the model asks for the method {predict!r} instead of {_PREDICT}: log it without "
+            "pyfunc_predict_fn; probabilities are to be had with ?proba=true"
+        )
     file = str(sklearn.get("pickled_model"))
     if Path(file).name != file:
         raise UnservableModelError(f"the model file {file!r} is not in the model's directory")
@@ -147,11 +154,14 @@ def _inside(directory: Path, name: str) -> Path:
 
 
 def _row(columns: signature.Signature, values: Mapping[str, Any]) -> Rows:
-    """Return one record. Raises KeyError, TypeError, ValueError, OverflowError."""
+    """Return one record. Raises KeyError, TypeError, ValueError, ArithmeticError."""
     rows = row_blocks.empty(columns, 1)
-    for at, one in enumerate(columns.columns):
-        value = values[one.name]
-        if not isinstance(value, _KINDS.get(one.type, int | float)):
-            raise TypeError(f"{one.name}: {value!r}")
-        row_blocks.column(rows, at)[:] = value
+    with np.errstate(over="raise"):
+        for at, one in enumerate(columns.columns):
+            value = values[one.name]
+            if not isinstance(value, _KINDS.get(one.type, int | float)):
+                raise TypeError(f"{one.name}: {value!r}")
+            row_blocks.column(rows, at)[:] = value
+        if columns.is_numeric:
+            row_blocks.round_singles(rows, row_blocks.singles(columns))
     return rows

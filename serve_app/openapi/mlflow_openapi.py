@@ -16,7 +16,7 @@ from serve_app.openapi.operations import (
     operation,
 )
 from serve_app.openapi.schemas import Schema, many, named, strict
-from serve_app.protocols import media
+from serve_app.protocols import media, mlflow_csv
 from serve_app.records.signature import Signature
 
 TAG: Final = "MLflow's scoring protocol"
@@ -84,7 +84,7 @@ def paths(model: ServedModel) -> Described:
                 errors=(*PREDICTIONS, MalformedCsvError),
                 body={
                     **content(media.JSON, named("Invocation"), _examples(model)),
-                    **content(media.CSV, {"type": "string"}, {"two records": _csv(model)}),
+                    **content(media.CSV, {"type": "string"}, _csv_examples(model)),
                 },
             )
         },
@@ -111,8 +111,12 @@ def _examples(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def _csv(model: ServedModel) -> str:
+def _csv_examples(model: ServedModel) -> dict[str, str]:
+    """Return two records, or nothing if CSV can't tell a text of them from a missing value."""
     record = schemas.example(model.signature, model.example)
+    texts = [value for value in record.values() if isinstance(value, str)]
+    if any(mlflow_csv.is_missing(text, len(record) == 1) for text in texts):
+        return {}
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([record.keys(), *[record.values()] * 2])
-    return text.getvalue()
+    return {"two records": text.getvalue()}

@@ -7,6 +7,8 @@ number, and the reader doesn't.
 import math
 from typing import Any, Final
 
+import numpy as np
+
 from serve_app.errors import MAX_REPORTED_ERRORS
 from serve_app.models.served import ServedModel
 from serve_app.records import rows as row_blocks
@@ -139,6 +141,8 @@ def _plain(value: Any, one: Column) -> Any:
         return bool(value) if one.type == "boolean" else str(value)
     if not math.isfinite(value):
         return 0
+    if one.type == "float":  # with as many digits as 32 bits hold
+        return float(str(np.float32(value)))
     return int(value) if one.is_integer else float(value)
 
 

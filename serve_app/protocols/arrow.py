@@ -27,6 +27,9 @@ Columns = dict[str, npt.NDArray[Any]]
 _ERRORS: Final = (pa.ArrowException, ValueError, LookupError, OSError, MemoryError, struct.error)
 """What pyarrow raises for bytes that aren't an Arrow stream, or not quite."""
 
+ERROR: Final = "error"
+"""The column with the reasons of records that have no result."""
+
 _OPTIONS: Final = pa.ipc.IpcReadOptions(use_threads=False)
 
 
@@ -183,7 +186,7 @@ def write_some(
     placed[selection.kept] = values
     failed = np.array([reason is not None for reason in reasons])
     columns = _columns(classes, placed, failed)
-    return _answer([*columns, ("error", pa.array(reasons, type=pa.string()))])
+    return _answer([*columns, (ERROR, pa.array(reasons, type=pa.string()))])
 
 
 _DTYPES: Final = {"f": np.float64, "i": np.int64, "u": np.int64, "b": np.bool_}

@@ -1,12 +1,13 @@
 """CSV with a header row to columns of values, as MLflow's scoring server reads it, but strictly.
 
-MLflow reads CSV with pandas, which takes blank and some other words for missing values (`NA`,
+MLflow reads CSV with pandas, which takes nothing at all and some words for missing values (`NA`,
 `null`, ...). Those are null here as well, so that no text is a string to one and missing to the
 other; and a null fits no column.
 """
 
 import csv
 import io
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
@@ -20,7 +21,7 @@ _MISSING: Final = frozenset(
     {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"}
     | {"N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 )
-"""What pandas reads as a missing value, beside nothing and blanks."""
+"""What pandas reads as a missing value, beside nothing at all."""
 
 _TRUTH: Final[Mapping[str, bool]] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -29,6 +30,9 @@ _TRUTH: Final[Mapping[str, bool]] = {
 # Python's own conversions also take underscores, other digits than ASCII's, and words.
 _IN_INTEGERS: Final = b"0123456789+- "
 _IN_NUMBERS: Final = _IN_INTEGERS + b".eE"
+_BOM: Final = "\ufeff"
+
+csv.field_size_limit(sys.maxsize)  # of the whole process; bodies are bounded already
 
 
 def columns_of(body: bytes, reader: RecordReader) -> dict[str, list[Any]]:
@@ -50,7 +54,15 @@ def columns_of(body: bytes, reader: RecordReader) -> dict[str, list[Any]]:
     reader.check_count(len(records))
     known = {column.name: column for column in reader.signature.columns}
     columns = zip(header, zip(*records, strict=True), strict=True)
-    return {name: _values(known[name], texts) for name, texts in columns}
+    return {name: _values(known[name], texts, len(header) == 1) for name, texts in columns}
+
+
+def is_missing(text: str, is_alone: bool) -> bool:
+    """Whether text is no value of a string column, as pandas reads it.
+
+    `is_alone`: whether there is no other column; pandas leaves out a line of blanks only.
+    """
+    return text in _MISSING or not (text.strip(" \t") if is_alone else text)
 
 
 def _text(body: bytes) -> str:
@@ -58,11 +70,9 @@ def _text(body: bytes) -> str:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise MalformedCsvError(f"the body is not UTF-8: {error.reason}") from error
-    if text.startswith("\ufeff"):
-        raise MalformedCsvError("the body begins with a byte-order mark: send it without")
     if "\0" in text:
         raise MalformedCsvError("the body holds a null character")
-    return text
+    return text.removeprefix(_BOM)
 
 
 def _check_values(text: str, most_values: int) -> None:
@@ -98,9 +108,9 @@ def _ragged(records: list[list[str]], width: int) -> list[Fault]:
     ]
 
 
-def _values(column: Column, texts: Sequence[str]) -> list[Any]:
+def _values(column: Column, texts: Sequence[str], is_alone: bool) -> list[Any]:
     if column.type == "string":
-        return [None if _is_missing(text) else text for text in texts]
+        return [None if is_missing(text, is_alone) else text for text in texts]
     if column.type == "boolean":
         return [_TRUTH.get(text, _unread(text)) for text in texts]
     convert, alphabet = (int, _IN_INTEGERS) if column.is_integer else (float, _IN_NUMBERS)
@@ -125,8 +135,4 @@ def _number(convert: Callable[[str], Any], alphabet: bytes, text: str) -> Any:
 
 
 def _unread(text: str) -> str | None:
-    return None if _is_missing(text) else text
-
-
-def _is_missing(text: str) -> bool:
-    return text in _MISSING or not text.strip()
+    return None if text in _MISSING or not text.strip() else text

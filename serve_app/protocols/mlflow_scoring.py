@@ -9,7 +9,6 @@ from functools import cache, lru_cache
 from importlib import metadata
 from typing import Any, Final
 
-import numpy as np
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,7 +23,6 @@ from serve_app.errors import (
 from serve_app.models.predictions import Predictions
 from serve_app.protocols import media, mlflow_csv
 from serve_app.protocols.question import Answer, Head, Question
-from serve_app.records import rows as row_blocks
 from serve_app.records import strict_json
 from serve_app.records.faults import invalid
 from serve_app.records.reader import RecordReader
@@ -78,9 +76,6 @@ class Scoring:
         self._reader = reader
         width = len(reader.signature.columns)
         self._most_values = 8 + (reader.max_records + 1) * (2 + width)  # with names and an index
-        self._floats = [
-            at for at, one in enumerate(reader.signature.columns) if one.type == "float"
-        ]
         self._formats: dict[str, Callable[[Any], Rows]] = {
             "dataframe_split": self._split,
             "dataframe_records": self._objects,
@@ -95,9 +90,6 @@ class Scoring:
             rows = self._reader.rows_of_columns(mlflow_csv.columns_of(body, self._reader))
         else:
             rows = self._json(strict_json.loads_unique(body, self._most_values))
-        for at in self._floats:  # MLflow rounds to the column's type
-            column = row_blocks.column(rows, at)
-            column[:] = column.astype(np.float32)
         return Question(rows, _write)
 
     def _json(self, document: Any) -> Rows:

@@ -136,7 +136,7 @@ class OpenInference:
         column, name = self._columns[form.name], form.name[:ECHOED]
         if form.shape[1:] not in ((), (1,)):
             raise InvalidRecordsError(
-                f"input {name!r} must have the shape [n] or [n, 1], got {list(form.shape)}"
+                f"input {name!r} must have the shape [n] or [n, 1], got {form.shape_text}"
             )
         if tensors.DTYPES[form.datatype].kind not in _KINDS[column.type]:
             raise InvalidRecordsError(
@@ -150,7 +150,7 @@ class OpenInference:
         if self._model.signature.is_numeric:
             ways += f", or one tensor of numbers of shape [n, {count}]"
         return InvalidRecordsError(
-            f"input {form.name[:ECHOED]!r} of shape {list(form.shape)} is neither a column nor "
+            f"input {form.name[:ECHOED]!r} of shape {form.shape_text} is neither a column nor "
             f"all {count} of them: {ways}"
         )
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.errors import ECHOED, InvalidRecordsError, MalformedTensorsError
+from serve_app.records.columns import largest_for
 from serve_app.records.faults import Fault, invalid
 from serve_app.records.strict_json import kind
 
@@ -68,6 +69,11 @@ class Form:
     def size(self) -> int:
         """How many values there are."""
         return prod(self.shape)
+
+    @property
+    def shape_text(self) -> str:
+        """The shape as errors show it, cut as all that clients have written."""
+        return str(list(self.shape[:ECHOED]))[:ECHOED]
 
     def malformed(self, reason: str) -> MalformedTensorsError:
         """Return the error of a tensor that isn't what its form says."""
@@ -149,11 +155,11 @@ def _flat(form: Form, data: Any) -> list[Any]:
     if data and type(data[0]) is list:
         for size in form.shape[1:]:
             if not all(type(row) is list and len(row) == size for row in values):
-                raise form.malformed(f"nested data must have the shape {list(form.shape)}")
+                raise form.malformed(f"nested data must have the shape {form.shape_text}")
             values = list(chain.from_iterable(values))
     if len(values) != form.size or (values is not data and len(data) != form.shape[0]):
         raise form.malformed(
-            f"the shape {list(form.shape)} holds {form.size} values, got {len(values)}"
+            f"the shape {form.shape_text} holds {form.size} values, got {len(values)}"
         )
     return values
 
@@ -194,7 +200,8 @@ def _misfit_of(datatype: str) -> Callable[[Any], str | None]:
 
 def _bounds(dtype: np.dtype[Any]) -> tuple[float, float]:
     if dtype.kind == "f":
-        return float(np.finfo(dtype).min), float(np.finfo(dtype).max)
+        largest = float(np.finfo(dtype).max) if dtype == np.float64 else largest_for(dtype)
+        return -largest, largest
     if dtype.kind in "iu":
         return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
     return 0, 1

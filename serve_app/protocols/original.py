@@ -73,6 +73,11 @@ class Original:
         asks = (classes is not None,)
         reader, writer = self._readers[head.media_type], self._writers[head.accepted]
         if head.is_set("partial"):
+            if head.accepted == media.ARROW and classes is not None and arrow.ERROR in classes:
+                raise UnknownParameterError(
+                    f"partial=true: a class of this model is named {arrow.ERROR}, as is the column "
+                    "of reasons in Arrow; accept application/json, or leave out proba=true"
+                )
             found = reader.read_fitting(body)
             write = partial(writer.some, classes, found)
             places = Places(found.kept, found.total) if found.faults else None

@@ -49,16 +49,25 @@ class Limit:
     reason: str
 
 
-def _float_limit(dtype: type[np.floating[Any]], reason: str) -> Limit:
-    return Limit(float(np.finfo(dtype).min), float(np.finfo(dtype).max), reason)
+def largest_for(dtype: np.dtype[Any]) -> float:
+    """Return the largest 64-bit float that is rounded to a finite number of a smaller type.
+
+    It is a little larger than the type's own largest, which programs write cut to a few digits.
+    """
+    info = np.finfo(dtype)
+    half_a_step = 2.0 ** int(info.maxexp - info.nmant - 2)
+    return math.nextafter(2.0 ** int(info.maxexp) - half_a_step, 0)
 
 
+_MAX_SINGLE: Final = float(np.finfo(np.float32).max)
+_MAX_DOUBLE: Final = float(np.finfo(np.float64).max)
+_LARGEST_SINGLE: Final = largest_for(np.dtype(np.float32))
 _EXACT: Final = Limit(-(2**53), 2**53, "is larger than 2**53 and would be rounded")
 _LIMITS: Final = {
     "integer": Limit(-(2**31), 2**31 - 1, "does not fit into 32 bits"),
     "long": Limit(-(2**63), 2**63 - 1, "does not fit into 64 bits"),
-    "float": _float_limit(np.float32, "does not fit into a 32-bit float"),
-    "double": _float_limit(np.float64, "does not fit into a 64-bit float"),
+    "float": Limit(-_LARGEST_SINGLE, _LARGEST_SINGLE, "does not fit into a 32-bit float"),
+    "double": Limit(-_MAX_DOUBLE, _MAX_DOUBLE, "does not fit into a 64-bit float"),
 }
 
 
@@ -76,6 +85,8 @@ class ColumnReader:
     def __init__(self, column: Column, is_matrix: bool) -> None:
         self.name = column.name
         self.is_integer = column.is_integer
+        self.is_single = column.type == "float"
+        """Whether its numbers are rounded to 32-bit floats."""
         self.wanted = _WANTED[column.type]
         self.neutral = "" if column.type == "string" else 0
         """A value that fits."""
@@ -84,6 +95,8 @@ class ColumnReader:
         self._limit = limit_of(column, is_matrix)
         self.bound = min(-self._limit.low, self._limit.high) if self._limit else math.inf
         """Numbers below this and above its negative fit; others may, and are looked at."""
+        if self.is_single:  # what has been rounded to it may have been too large
+            self.bound = _MAX_SINGLE
 
     def fill(self, column: Array, values: Sequence[Any] | Array) -> bool:
         """Write values into `column`, a view of rows; False if one doesn't fit, or may not.
@@ -96,10 +109,18 @@ class ColumnReader:
         if not set(map(type, values)) <= self._kinds:
             return False
         try:
-            column[:] = values
+            self.write(column, values)
         except OverflowError:
             return False
         return self._limit is None or bool((np.abs(column) < self.bound).all())
+
+    def write(self, column: Array, values: Sequence[Any] | Array) -> None:
+        """Write values that fit into `column`; those of 32-bit floats are rounded."""
+        if not self.is_single:
+            column[:] = values
+            return
+        with np.errstate(over="ignore"):  # by numbers that turn out not to fit
+            column[:] = np.asarray(values, np.float64).astype(np.float32)
 
     def misfits(self, values: Sequence[Any]) -> dict[int, str]:
         """Return where a value doesn't fit, and why."""
@@ -118,7 +139,7 @@ class ColumnReader:
         # Compared before they are cast: unsigned or larger ones would come out as something else.
         if self._limit is not None and not self._are_small(values.astype(np.float64)).all():
             return False
-        column[:] = values
+        self.write(column, values)
         return True
 
     def _are_small(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

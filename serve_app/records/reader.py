@@ -51,6 +51,8 @@ class RecordReader:
         self._bounds = np.array([column.bound for column in self._columns])
         self._bound_of_each = self._bounds.tolist()
         self._integers = [at for at, column in enumerate(self._columns) if column.is_integer]
+        self._singles = row_blocks.singles(signature)
+        self._is_plain = self._is_matrix and not self._singles
         self._strings = sum(column.type == "string" for column in signature.columns)
         self._names_text = _names_text(signature.names)
         self._shape_text = self._describe_shape()
@@ -110,6 +112,8 @@ class RecordReader:
         rows = matrix.astype(np.float64)
         whole = rows[:, self._integers]
         if (np.abs(rows) < self._bounds).all() and (whole == np.floor(whole)).all():
+            if self._singles:
+                row_blocks.round_singles(rows, self._singles)
             return rows
         columns = [column.tolist() for column in matrix.T]
         for at in self._integers:
@@ -184,7 +188,9 @@ class RecordReader:
         keys = len(values) if isinstance(records[0], dict) else 0
         if quotes is not None and quotes != 2 * (keys + self._strings * len(records)):
             return None
-        return self._matrix(values) if self._is_matrix else self._structured(values)
+        if self._is_plain:
+            return self._matrix(values)
+        return self._rounded_matrix(values) if self._is_matrix else self._structured(values)
 
     def _flat(self, records: list[Any]) -> list[Any] | None:
         """Return the values of all records, one record after another, if they have one shape."""
@@ -214,6 +220,12 @@ class RecordReader:
         if len(values) == width <= _FEW:
             return rows if all(map(lt, map(abs, values), self._bound_of_each)) else None
         return rows if (np.abs(rows) < self._bounds).all() else None
+
+    def _rounded_matrix(self, values: list[Any]) -> Rows | None:
+        rows = self._matrix(values)
+        if rows is not None:
+            row_blocks.round_singles(rows, self._singles)
+        return rows
 
     def _structured(self, values: list[Any]) -> Rows | None:
         width = len(self._columns)
@@ -283,7 +295,7 @@ class RecordReader:
                     if index not in faults:
                         faults[index] = {"index": index, "field": name, "reason": reason}
                     values[misfit] = column.neutral
-                found[:] = values
+                column.write(found, values)
             row_blocks.column(rows, at)[places] = found
         return Judged(rows, [faults[index] for index in sorted(faults)])
 

@@ -1,8 +1,9 @@
 """Records as one array, whatever their columns hold.
 
 A signature of numbers only gives a float64 matrix, shape (records, features). Any other gives a
-structured array, shape (records,), with a field for each column: float64, int64, bool, or str
+structured array, shape (records,), with a field for each column of its own type, text as str
 objects. Both are sliced and joined alike, so nothing between client and model asks which it is.
+In both, numbers of a `float` column are what 32-bit floats hold.
 """
 
 from typing import Any, Final
@@ -16,9 +17,9 @@ Rows = npt.NDArray[Any]
 
 _FIELDS: Final = {
     "double": "f8",
-    "float": "f8",
+    "float": "f4",
     "long": "i8",
-    "integer": "i8",
+    "integer": "i4",
     "boolean": "?",
     "string": "O",
 }
@@ -37,6 +38,16 @@ def column(rows: Rows, at: int) -> npt.NDArray[Any]:
         view: npt.NDArray[Any] = rows[:, at]
         return view
     return rows[rows.dtype.names[at]]
+
+
+def singles(signature: Signature) -> list[int]:
+    """Return the positions of the columns of 32-bit floats."""
+    return [at for at, one in enumerate(signature.columns) if one.type == "float"]
+
+
+def round_singles(rows: Rows, at: list[int]) -> None:
+    """Round these columns of a matrix to 32-bit floats, in place."""
+    rows[:, at] = rows[:, at].astype(np.float32)
 
 
 def frame(rows: Rows, columns: tuple[Column, ...]) -> Any:

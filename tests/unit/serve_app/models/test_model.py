@@ -7,9 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pytest
+from sklearn.linear_model import LinearRegression
+from sklearn.mixture import GaussianMixture
 
+from serve_app.models import model_check
 from serve_app.models.model import NO_FINITE_ANSWER, Model
 from serve_app.models.predictions import Predictions, concatenate
+from serve_app.models.served import ServedVersion, describe
+from serve_app.records import rows as row_blocks
 from serve_app.records.signature import Column, Signature
 
 RAISED = "the model raised ValueError for this record"
@@ -40,6 +45,18 @@ def test_good_rows_are_predicted_at_once() -> None:
     """No error, values in order."""
     outcome = model(Fragile()).predict(column(1, 2, 3))
     assert outcome.values.tolist() == [2, 4, 6]
+    assert not outcome.errors
+
+
+def test_a_linear_model_of_numbers_and_truth_values_takes_a_table() -> None:
+    """Its sums alone are for a matrix; rows of mixed columns are none."""
+    signature = Signature((Column("x", "double"), Column("b", "boolean")))
+    rows = row_blocks.empty(signature, 2)
+    rows["x"], rows["b"] = [1.0, 2.0], [True, False]
+    table = row_blocks.frame(rows, signature.columns)
+    fitted = LinearRegression().fit(table, [3.0, 5.0])
+    outcome = Model(fitted, signature, rows[:1]).predict(rows)
+    assert outcome.values.tolist() == fitted.predict(table).tolist()
     assert not outcome.errors
 
 
@@ -139,6 +156,16 @@ def test_classes_are_known_where_there_are_probabilities(
     if has:
         Classifier.predict_proba = Fragile.predict  # type: ignore[attr-defined]
     assert model(Classifier()).classes == classes
+
+
+def test_a_model_of_probabilities_without_labels_is_one_without_classes() -> None:
+    """It is loaded and described, and answers with what it predicts."""
+    rows = np.random.default_rng(0).normal(size=(20, 1))
+    mixture = model(GaussianMixture(2, random_state=0).fit(rows))
+    model_check.check(mixture)
+    served = describe(ServedVersion("m", "1", None, "models:/m/1", "ab" * 32), mixture)
+    assert (served.classes, served.labels, served.result_type) == (None, None, "i")
+    assert mixture.predict(rows).values.tolist() == mixture.estimator.predict(rows).tolist()
 
 
 @pytest.mark.parametrize("dtype", [">i4", ">i8", ">f4", ">f8", ">u2", ">U5"])

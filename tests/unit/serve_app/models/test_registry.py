@@ -119,9 +119,21 @@ def test_an_example_outside_of_the_model_or_without_end_is_not_read(
     np.testing.assert_array_equal(example, [[0.0, 0.0]])
 
 
+def test_an_example_has_numbers_that_its_columns_hold(directory: Path) -> None:
+    """Those of a float column are rounded, as a client's are; one too large is as good as none."""
+    inputs = [{"type": "float", "name": "a"}, {"type": "double", "name": "b"}]
+    change(directory, ["signature", "inputs"], json.dumps(inputs))
+    file = directory / "input_example.json"
+    for value, expected in ((0.1, [float(np.float32(0.1)), 0.1]), (1e39, [0.0, 0.0])):
+        file.write_text(json.dumps({"columns": ["a", "b"], "data": [[value, 0.1]]}))
+        assert model_files.read(directory).example.tolist() == [expected]
+
+
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
+        (["flavors", "python_function", "predict_fn"], "predict_proba", r"predict_proba.*\?proba"),
+        (["flavors", "python_function", "predict_fn"], None, "None.*instead of predict"),
         (["flavors", "sklearn", "serialization_format"], "cloudpickle", "skops"),
         (["flavors", "sklearn", "code"], "code", "code of its own"),
         (["flavors", "python_function", "code"], "code", "code of its own"),

@@ -245,6 +245,31 @@ def test_an_example_that_json_cannot_write_is_replaced() -> None:
     assert shown == {"X": {"a": 0, "b": 2.0}}
 
 
+def test_an_example_of_32_bits_has_the_digits_that_a_person_would_write() -> None:
+    """They are rounded to the same number."""
+    served = model(("a", "float"), ("b", "double"), record=(np.float32(0.1), 0.1))
+    body = document(served)["paths"]["/stream"]["post"]["requestBody"]["content"]
+    shown = body["application/json"]["examples"]["by name"]["value"]
+    assert shown == {"X": {"a": 0.1, "b": 0.1}}
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("text", ["", "NA", " ", "Rome"])
+def test_csv_has_no_example_that_would_be_refused(text: str, beside: bool) -> None:
+    """Text that pandas takes for missing can't be sent as CSV; what is shown is answered."""
+    columns = [("city", "string"), ("size", "double")][: 1 + beside]
+    served = model(*columns, record=(text, 0.5)[: 1 + beside])
+    content = document(served)["paths"]["/invocations"]["post"]["requestBody"]["content"]
+    assert "examples" in content["application/json"]
+    examples = content["text/csv"].get("examples", {})
+    assert bool(examples) == (text == "Rome" or (text == " " and beside))
+    for one in examples.values():
+        answer = TestClient(serving(served)).post(
+            "/invocations", content=one["value"], headers={"content-type": "text/csv"}
+        )
+        assert answer.status_code == 200
+
+
 def test_the_document_is_served_with_the_version_that_it_describes() -> None:
     """As bytes; paths are relative to where it lies."""
     answer = TestClient(serving(REGRESSOR)).get("/openapi.json")

@@ -40,9 +40,9 @@ class Constant:
 class Classifier(Constant):
     """Has probabilities of a given type."""
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, labels: tuple[str, str] = ("no", "yes")) -> None:
         super().__init__(np.array(["no"]))
-        self.classes_ = np.array(["no", "yes"])
+        self.classes_ = np.array(labels)
         self.dtype = dtype
 
     def predict_proba(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -51,18 +51,21 @@ class Classifier(Constant):
         return np.array([[1, 0]] * len(rows), self.dtype)
 
 
-def answered(estimator: Any, query: str, records: list[float | None]) -> Any:
-    """The table that is answered."""
+def client(estimator: Any) -> TestClient:
+    """A client of the routes over an estimator."""
     model = Model(estimator, SIGNATURE, np.zeros((1, 1)))
 
     async def predict(rows: Rows, wants: bool, within_s: float | None = None) -> Predictions:
         return model.probabilities(rows) if wants else model.predict(rows)
 
-    app = application(
-        service(describe(VERSION, model), predict, limits=Limits(2**20, body_timeout_s=5.0))
-    )
+    limits = Limits(2**20, body_timeout_s=5.0)
+    return TestClient(application(service(describe(VERSION, model), predict, limits=limits)))
+
+
+def answered(estimator: Any, query: str, records: list[float | None]) -> Any:
+    """The table that is answered."""
     headers = {"accept": media.ARROW}
-    answer = TestClient(app).post(f"/batch{query}", json={"X": records}, headers=headers)
+    answer = client(estimator).post(f"/batch{query}", json={"X": records}, headers=headers)
     assert answer.status_code == 200
     return pa.ipc.open_stream(answer.content).read_all()
 
@@ -101,3 +104,19 @@ def test_probabilities_are_float64(dtype: str, records: list[float | None]) -> N
     expected = [1.0 if record == GOOD else None for record in records]
     assert table.column("no").to_pylist() == expected
     assert answered(Classifier(dtype), "?proba=true", [GOOD]).schema == pa.schema(shares)
+
+
+def test_no_answer_has_two_columns_of_one_name() -> None:
+    """A class named as the column of reasons is refused where both would stand."""
+    asked = client(Classifier("float64", ("no", "error")))
+    for query, accept, status in (
+        ("?partial=true&proba=true", media.ARROW, 400),
+        ("?partial=true&proba=true", media.JSON, 200),
+        ("?partial=true", media.ARROW, 200),
+        ("?proba=true", media.ARROW, 200),
+    ):
+        answer = asked.post(f"/batch{query}", json={"X": [GOOD]}, headers={"accept": accept})
+        assert answer.status_code == status, query
+        if status == 400:
+            assert answer.json()["code"] == "invalid_parameter"
+            assert "named error" in answer.json()["detail"]

@@ -18,7 +18,9 @@ from serve_app.http.body import Limits
 from serve_app.http.routes import application
 from serve_app.models.predictions import Predictions
 from serve_app.models.served import ServedModel, ServedVersion
+from serve_app.protocols import mlflow_csv
 from serve_app.records import rows as row_blocks
+from serve_app.records.reader import RecordReader
 from serve_app.records.rows import Rows
 from serve_app.records.signature import Column, Signature
 from tests.services import service as service_of
@@ -99,6 +101,8 @@ COLUMNS = {"age": [3, 4], "bmi": [0.5, 1]}
         ({"inputs": [[0.5, 3], [1, 4]]}, JSON),
         ("age,bmi\n3,0.5\n4,1\n", CSV),
         ('"bmi","age"\r\n5e-1,3\r\n\r\n1,"4"', f"{CSV}; charset=UTF-8"),
+        ("\ufeffage,bmi\r\n3,0.5\r\n4,1\r\n", CSV),  # as Excel writes it
+        ('\ufeff"age","bmi"\n3,0.5\n4,1', CSV),
     ],
 )
 def test_every_format_asks_the_same(body: Any, content_type: str) -> None:
@@ -217,7 +221,8 @@ def split(columns: Any = ("bmi", "age"), data: Any = ((1, 2),), **others: Any) -
         (split(), f"{JSON}; charset=latin-1", 415, "unsupported_media_type", "utf-8"),
         ("", CSV, 400, "malformed_csv", "empty"),
         ("\n\n", CSV, 400, "malformed_csv", "empty"),
-        ("\ufeffbmi,age\n1,2", CSV, 400, "malformed_csv", "byte-order"),
+        ('\ufeff{"inputs": [[1, 2]]}', JSON, 400, "malformed_json", ""),
+        ("\ufeff\ufeffbmi,age\n1,2", CSV, 422, "invalid_records", "unknown field"),
         (b"bmi,age\n\xff,2", CSV, 400, "malformed_csv", "UTF-8"),
         ("bmi,age\n1\0,2", CSV, 400, "malformed_csv", "null character"),
         ('bmi,age\n"1,2', CSV, 400, "malformed_csv", "end of data"),
@@ -269,9 +274,28 @@ def test_what_pandas_would_take_for_missing_is_no_value(text: str) -> None:
     """Nor is what it would take for a truth value only with a word of its own."""
     answer = ask(f"smokes,sex,age\n{text},f,3", MIXED, CSV, echo)
     assert answer.json()["errors"][0]["field"] == "smokes"
-    if text not in ("yes", "1"):
+    if text not in ("  ", "yes", "1"):
         answer = ask(f"smokes,sex,age\ntrue,{text},3", MIXED, CSV, echo)
         assert answer.json()["errors"][0]["field"] == "sex"
+
+
+@pytest.mark.parametrize("text", [" ", "\t ", " NA", "x" * 131_073])
+def test_text_of_a_column_is_what_pandas_reads(text: str) -> None:
+    """Blanks and all, however long."""
+    content = f"age,sex,smokes\n3,{text},true"
+    assert pd.read_csv(io.StringIO(content))["sex"].tolist() == [text]
+    columns = mlflow_csv.columns_of(content.encode(), RecordReader(MIXED, 10))
+    assert columns == {"age": [3], "sex": [text], "smokes": [True]}
+
+
+def test_blanks_are_no_record_where_pandas_leaves_the_line_out() -> None:
+    """One column, of text: it is refused, and not a record more than MLflow counts."""
+    city = Signature((Column("city", "string"),))
+    assert pd.read_csv(io.StringIO("city\n  \nRome\n"))["city"].tolist() == ["Rome"]
+    answer = ask("city\n  \nRome\n", city, CSV, echo)
+    assert answer.json()["errors"] == [
+        {"index": 0, "field": "city", "reason": "must be a string, got null"}
+    ]
 
 
 @given(

@@ -286,6 +286,17 @@ def test_what_cannot_be_inferred_is_refused(document: Any, status: int, code: st
     assert refused(client().post(PATH, json=document)) == (status, code)
 
 
+@pytest.mark.parametrize("name", ["age", "unknown"])
+def test_a_long_shape_is_not_repeated(name: str) -> None:
+    """Not beyond its first hundred characters."""
+    inputs = [tensor(name, "INT64", [1] * 1000, [3])]
+    inputs += [BMI] if name == "age" else []
+    answer = client().post(PATH, json={"inputs": inputs})
+    assert refused(answer) == (422, "invalid_records")
+    assert "[1, 1, 1" in answer.json()["detail"]
+    assert len(answer.json()["detail"]) < 400
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -131,6 +131,28 @@ def test_a_value_that_its_datatype_does_not_hold_is_named(
     assert caught.value.errors == [{"index": 1, "field": "t", "reason": reason}]
 
 
+@pytest.mark.parametrize(("datatype", "number"), [("FP32", 3.4028235e38), ("FP16", 65519.0)])
+def test_a_number_that_is_rounded_to_the_largest_of_its_datatype_is_no_fault(
+    datatype: str, number: float
+) -> None:
+    """Alone it is read, and beside one that is too large that one alone is named."""
+    largest = {"FP32": float(np.finfo(np.float32).max), "FP16": 65504.0}[datatype]
+    values = tensors.from_json(Form("t", datatype, (1,)), [number])
+    assert isinstance(values, np.ndarray)
+    assert values.tolist() == [largest]
+    with pytest.raises(InvalidRecordsError) as caught:
+        tensors.from_json(Form("t", datatype, (2,)), [number, 1e39])
+    assert [fault["index"] for fault in caught.value.errors] == [1]
+
+
+@pytest.mark.parametrize("data", [[1, 2], [[1], [2]]])
+def test_a_shape_is_cut_where_it_is_repeated(data: list[Any]) -> None:
+    """It may be as long as a body."""
+    with pytest.raises(MalformedTensorsError, match="shape") as caught:
+        tensors.from_json(Form("t", "FP64", (1,) * 100_000), data)
+    assert len(caught.value.detail) < 200
+
+
 def test_numbers_that_are_not_finite_are_named() -> None:
     """Bytes can hold what JSON can't."""
     content = np.array([[1, 2], [3, np.nan], [np.inf, np.inf]])

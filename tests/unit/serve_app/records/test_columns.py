@@ -1,6 +1,7 @@
 """What values each type of column takes, from JSON, from arrays and in a matrix."""
 
 import json
+import math
 import re
 from typing import Any
 
@@ -13,6 +14,8 @@ from serve_app.records.signature import Column, Signature
 
 MAX_DOUBLE = float(np.finfo(np.float64).max)
 MAX_FLOAT = float(np.finfo(np.float32).max)
+LARGEST_FLOAT = math.nextafter(2.0**128 - 2.0**103, 0)
+"""What is still rounded to MAX_FLOAT."""
 ONE = Signature((Column("bmi", "double"),))
 TWO = Signature((Column("bmi", "double"), Column("age", "long")))
 MIXED = Signature(
@@ -149,3 +152,52 @@ def test_a_matrix_may_hold_whole_numbers_as_floats() -> None:
         reader(TWO).rows_of_matrix(np.array([[1, 2**53 + 1]]))
     with pytest.raises(InvalidRecordsError, match="would be rounded"):
         reader(TWO).rows_of_matrix(np.array([[1, np.inf]]))
+
+
+@pytest.mark.parametrize("beside", ["double", "string"])
+def test_every_way_in_rounds_the_numbers_of_a_float_column(beside: str) -> None:
+    """To 32 bits, at once and fault by fault; those of other columns are not."""
+    target = reader(Signature((Column("a", beside), Column("b", "float"))))
+    other: Any = "" if beside == "string" else 0.1
+    good = [other, 0.1]
+    columns = {"a": [other] * 2, "b": [0.1] * 2}
+    arrays = {"a": np.array([other] * 2), "b": np.array([0.1] * 2)}
+    found = [
+        target.read_one(body(good)),
+        target.read_many(body([good] * 2)),
+        target.read_many(body([good, {"b": 0.1, "a": other}])),
+        target.read_fitting(body([good, [other, None]])).rows,
+        target.rows_of([good]),
+        target.rows_of_columns(columns),
+        target.rows_of_columns(arrays),
+        target.fitting_rows_of_columns({**columns, "b": [0.1, "x"]}).rows,
+        target.fitting_rows_of_columns({**arrays, "b": np.array([0.1, np.inf])}).rows,
+    ]
+    if beside == "double":
+        found += [
+            target.rows_of_matrix(np.array([good] * 2)),
+            target.rows_of_matrix(np.array([good, [0.1, MAX_FLOAT]]))[:1],
+        ]
+    for rows in found:
+        assert {tuple(row) for row in rows.tolist()} == {(other, float(np.float32(0.1)))}
+
+
+@pytest.mark.parametrize("beside", ["double", "string"])
+@pytest.mark.parametrize("number", [3.4028235e38, LARGEST_FLOAT, -LARGEST_FLOAT])
+def test_a_number_that_is_rounded_to_the_largest_float_fits(number: float, beside: str) -> None:
+    """As programs write it, cut to the digits that tell it apart; the next larger doesn't."""
+    target = reader(Signature((Column("a", beside), Column("b", "float"))))
+    other: Any = "" if beside == "string" else 0.5
+    largest = math.copysign(MAX_FLOAT, number)
+    larger = math.copysign(2.0**128 - 2.0**103, number)
+    for one in (number, int(number)):
+        assert list(target.read_one(body([other, one])).tolist()[0]) == [other, largest]
+    for values in ([number], [int(number)], np.array([number])):
+        rows = target.rows_of_columns({"a": [other], "b": values})
+        assert list(rows.tolist()[0]) == [other, largest]
+    for one in (larger, int(larger)):
+        with pytest.raises(InvalidRecordsError, match="into a 32-bit float"):
+            target.read_one(body([other, one]))
+    for values in ([larger], [int(larger)], [int(LARGEST_FLOAT) + 1], np.array([larger])):
+        with pytest.raises(InvalidRecordsError, match="into a 32-bit float"):
+            target.rows_of_columns({"a": [other], "b": values})

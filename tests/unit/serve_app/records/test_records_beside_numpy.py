@@ -1,6 +1,7 @@
 """Records as anybody would read them, with `json.loads` and numpy, beside ours."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,8 @@ MIXED = Signature(
         Column("city", "string"),
     )
 )
-SIGNATURES = [ONE, TWO, SMALL, TEXT, MIXED]
+SMALL_MIXED = Signature((*SMALL.columns, Column("c", "boolean")))
+SIGNATURES = [ONE, TWO, SMALL, SMALL_MIXED, TEXT, MIXED]
 
 
 def reader(signature: Signature) -> RecordReader:
@@ -55,6 +57,7 @@ WHOLE = st.one_of(
 NUMBERS = st.one_of(
     WHOLE,
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.sampled_from(["0.1", "3.4028235e38", "-3.4028235677973366e38", str(2**128 - 2**103 - 1)]),
     st.sampled_from(["-0", "-0.0", "3.0", "1E2", "1e-400", "1e309", "-1e999", "3.4e38", "3.5e38"]),
     st.sampled_from([f"1{'0' * 308}", f"1{'0' * 309}", f"-1{'0' * 5000}", str(2**64), str(2**70)]),
 )
@@ -154,7 +157,7 @@ def parsed(text: str) -> list[Any]:
 
 
 MAX_DOUBLE = float(np.finfo(np.float64).max)
-MAX_FLOAT = float(np.finfo(np.float32).max)
+MAX_FLOAT = math.nextafter(2.0**128 - 2.0**103, 0)
 RANGES: dict[str, tuple[float, float]] = {
     "double": (-MAX_DOUBLE, MAX_DOUBLE),
     "float": (-MAX_FLOAT, MAX_FLOAT),
@@ -192,8 +195,12 @@ def row_of(signature: Signature, record: Any) -> list[Any] | None:
 def rows_of(signature: Signature, found: list[list[Any]]) -> Rows:
     """Rows as numpy makes them."""
     if all(column.is_numeric for column in signature.columns):
-        return np.array(found, dtype=np.float64).reshape(-1, len(signature.columns))
-    kinds = {"double": "f8", "float": "f8", "long": "i8", "integer": "i8", "boolean": "?"}
+        numbers = np.array(found, dtype=np.float64).reshape(-1, len(signature.columns))
+        for at, column in enumerate(signature.columns):
+            if column.type == "float":
+                numbers[:, at] = numbers[:, at].astype(np.float32)
+        return numbers
+    kinds = {"double": "f8", "float": "f4", "long": "i8", "integer": "i4", "boolean": "?"}
     dtype = [(column.name, kinds.get(column.type, "O")) for column in signature.columns]
     return np.array([tuple(row) for row in found], dtype=dtype)
 
