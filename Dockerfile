@@ -40,7 +40,7 @@ FROM install AS test
 # Debian keeps one version of a package per release, so there is nothing to pin to.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends curl git make \
+    && apt-get install --yes --no-install-recommends chromium chromium-driver curl git make \
     && rm -rf /var/lib/apt/lists/*
 COPY Makefile requirements-dev.lock ./
 # By way of make, so that `make test` finds its stamps and need not install this again.

@@ -62,12 +62,12 @@ def of_cluster(
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(LEAVING_S),
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(LEAVING_S),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(REPLACED_S),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
     }
     moved = {
         # Ray has no options for these two; unmoved they are 44227 and 44217 for every cluster.
         "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
         "AUTOSCALER_METRIC_PORT": str(ports.autoscaler_metrics),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "admin.sock"),
@@ -87,7 +87,8 @@ def of_cluster(
         **moved,
     }
     result["PATH"] = os.pathsep.join([str(_bin_folder()), environ.get("PATH", os.defpath)])
-    result["PYTHONPATH"] = str(layout.root)
+    paths = [str(layout.root), environ.get("PYTHONPATH", "")]
+    result["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     result["PYTHONUNBUFFERED"] = "1"
     if mlflow_uri is not None:
         result["MLFLOW_TRACKING_URI"] = mlflow_uri

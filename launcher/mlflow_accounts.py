@@ -59,17 +59,24 @@ def make_secrets(folder: Path, database: str = DATABASE) -> list[Path]:
     """Write the files that aren't there yet, for their owner only; return those.
 
     The folder lets through whoever knows a name: compose looks for them as you, not as their owner.
+    Raises SettingError.
     """
     texts = {
         SERVER: _SERVER_TEXT.format(database=database, password=_password()),
         SESSION_KEY: _password(),
         **{name: _ACCOUNT_TEXT.format(name=name, password=_password()) for name in ACCOUNTS},
     }
-    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-    made = [folder / name for name in texts if not (folder / name).exists()]
-    for file in made:
-        file.touch(mode=0o600)
-        file.write_text(texts[file.name])
+    try:
+        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        made = [folder / name for name in texts if not (folder / name).exists()]
+        for file in made:
+            file.touch(mode=0o600)
+            file.write_text(texts[file.name])
+    except OSError as error:
+        raise SettingError(
+            f"{folder}: secrets can't be written: {error}; name another folder by --to, or run "
+            "this as the folder's owner or root"
+        ) from error
     return made
 
 

@@ -1,4 +1,7 @@
-"""SIGINT, SIGTERM and SIGHUP end a command in order: the first counts, the rest are answered."""
+"""SIGINT, SIGTERM and SIGHUP end a command in order: the first counts, the rest are answered.
+
+SIGHUP only where it would end a command at all: under `nohup` it doesn't.
+"""
 
 import contextlib
 import os
@@ -20,14 +23,19 @@ class Stopped(BaseException):
 
 def arm() -> None:
     """Raise Stopped in the main thread at the first signal."""
-    for number in _SIGNALS:
+    for number in _heard():
         signal.signal(number, _stop)
 
 
 def disarm() -> None:
     """From now on the end is under way, and no signal cuts it short."""
-    for number in _SIGNALS:
+    for number in _heard():
         signal.signal(number, _answer)
+
+
+def _heard() -> list[signal.Signals]:
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in _SIGNALS if number != signal.SIGHUP or not is_ignored]
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -92,8 +92,15 @@ class Run:
         fresh.replace(file)
 
     def survivors(self) -> list[psutil.Process]:
-        """Return the recorded processes that still run."""
-        return [found for one in self.processes if (found := one.find()) is not None]
+        """Return the recorded processes that still run, and what they have started since.
+
+        Without its launcher a run goes on, unrecorded: Serve starts workers and HAProxies anew.
+        """
+        found = {one: None for known in self.processes if (one := known.find()) is not None}
+        for one in list(found):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found |= dict.fromkeys(one.children(recursive=True))
+        return list(found)
 
 
 def read(file: Path) -> Run | None:

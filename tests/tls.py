@@ -30,6 +30,9 @@ class Front:
     https_port: int
     http_port: int
     root: Path
+    service: str
+    """host:port of the backend."""
+    process: subprocess.Popen[bytes]
 
     @property
     def url(self) -> str:
@@ -63,12 +66,12 @@ class Front:
 def in_front_of(service: str, folder: Path, free_port: Callable[[], int]) -> Iterator[Front]:
     """HAProxy, as docs/security.md starts it, in front of what answers `service` (host:port)."""
     root, presented = write_chain(folder)
-    front = Front(free_port(), free_port(), root)
+    https_port, http_port = free_port(), free_port()
     environ = {
         "TLS_CERTIFICATE": str(presented),
         "TLS_BIND": "127.0.0.1",
-        "HTTPS_PORT": str(front.https_port),
-        "HTTP_PORT": str(front.http_port),
+        "HTTPS_PORT": str(https_port),
+        "HTTP_PORT": str(http_port),
         "SERVICE": service,
         "CONNECTIONS_PER_CLIENT": str(CONNECTIONS_PER_CLIENT),
     }
@@ -82,6 +85,7 @@ def in_front_of(service: str, folder: Path, free_port: Callable[[], int]) -> Ite
             start_new_session=True,
         )
         stack.callback(stop_process_group, process)
+        front = Front(https_port, http_port, root, service, process)
 
         def answers() -> bool:
             with suppress(requests.RequestException):

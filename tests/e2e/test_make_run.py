@@ -345,8 +345,10 @@ def test_a_closed_terminal_ends_everything(tmp_path: Path, free_port: Callable[[
     root = running.copy_project(tmp_path / "project")
     environ = running.environ(free_port)
     master, terminal = os.openpty()
+    # Under `nohup` these tests would hand down to it that hang-ups are ignored.
+    default_hang_up = ["env", "--default-signal=HUP"]
     process = subprocess.Popen(
-        ["setsid", "--ctty", sys.executable, "-m", "launcher", "run"],
+        ["setsid", "--ctty", *default_hang_up, sys.executable, "-m", "launcher", "run"],
         cwd=root,
         env=environ,
         stdin=terminal,

@@ -242,6 +242,33 @@ def test_workflows_call_make_targets_that_exist(file: Path) -> None:
     assert called <= targets
 
 
+def test_the_workflow_makes_every_secret_that_the_docs_make() -> None:
+    """Without one of them nothing is served in production."""
+    text = (ROOT / "docs" / "security.md").read_text()
+    production = text.partition("## In production")[2].partition("```sh\n")[2].partition("```")[0]
+    commands = [line.removeprefix("python -m ").split(" --")[0] for line in production.splitlines()]
+    assert len(commands) == 3
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text()
+    assert all(f"make_secrets {command}" in workflow for command in commands)
+
+
+def test_what_is_under_way_in_production_is_answered_before_tls_ends() -> None:
+    """By HAProxy's soft stop, and longer than it takes."""
+    config = (ROOT / "deploy" / "tls" / "haproxy.cfg").read_text()
+    hard_stop_s = int(re.findall(r"hard-stop-after (\d+)s", config)[0])
+    assert hard_stop_s >= int(re.findall(r"timeout server (\d+)s", config)[0])
+    tls = PRODUCTION["tls"]
+    assert tls["stop_signal"] == "SIGUSR1"
+    assert int(tls["stop_grace_period"].removesuffix("s")) > hard_stop_s
+
+
+def test_the_image_of_the_tests_has_the_system_packages_that_they_need() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    tools = re.findall(r"for tool in (.+); do", makefile)[0].split()
+    words = [word for one in STAGES["test"].all_of("RUN") for word in one.words]
+    assert {tool.rpartition(":")[2] for tool in tools} <= set(words)
+
+
 def test_training_on_demand_offers_the_shipped_settings() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "train.yml").read_text())
     # YAML 1.1 reads the key `on` as a boolean.

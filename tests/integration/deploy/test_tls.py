@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import ssl
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import requests
@@ -20,6 +22,7 @@ from tests import tls
 from tests.running import wait_for
 from tests.tls import ASK_S, CONNECTIONS_PER_CLIENT, Front
 
+SLOW_S = 2.0
 HEADERS_S = 10.0
 """The config's `timeout http-request`, and its `timeout client` for the handshake."""
 
@@ -30,6 +33,8 @@ class Echo(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        if self.path == "/slow":
+            time.sleep(SLOW_S)
         body = json.dumps({name.lower(): value for name, value in self.headers.items()}).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
@@ -90,6 +95,25 @@ def is_closed_at_once(address: tuple[str, int]) -> bool:
         return False
     except ConnectionError:  # maybe before `connect` has returned
         return True
+
+
+def test_what_is_under_way_is_answered_when_it_is_asked_to_end(
+    front: Front, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """By SIGUSR1, as compose stops it in production; new connections are refused meanwhile."""
+    backend = front.service
+    with (
+        tls.in_front_of(backend, tmp_path, free_port) as another,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        slow = pool.submit(another.get, "/slow")
+        time.sleep(SLOW_S / 2)
+        another.process.send_signal(signal.SIGUSR1)
+        time.sleep(SLOW_S / 8)
+        with pytest.raises(requests.ConnectionError):
+            another.get()
+        assert slow.result().status_code == 200
+        assert another.process.wait(ASK_S) == 0
 
 
 def test_a_verified_request_passes_with_its_id(front: Front) -> None:

@@ -91,10 +91,42 @@ def test_ray_gets_the_file_the_ports_and_what_the_caller_set(chosen: ports.Ports
     assert environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
     assert environ["RAY_SERVE_HAPROXY_NBTHREAD"] == "4"
     assert environ["RAY_SERVE_HAPROXY_STATS_PORT"] == str(chosen.haproxy_stats)
+    assert environ["RAY_SERVE_HAPROXY_METRICS_PORT"] == str(chosen.haproxy_metrics)
+    assert environ["PYTHONPATH"] == str(ROOT)
     assert environ["RAY_AUTH_MODE"] == "token"
     assert environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert environ["MLFLOW_TRACKING_URI"] == "http://m:1"
     assert "RAY_ADDRESS" not in environ
+
+
+def test_what_a_scraper_and_a_model_need_is_the_callers(chosen: ports.Ports) -> None:
+    """The port of HAProxy's metrics, and where types of a model are imported from."""
+    caller = {"RAY_SERVE_HAPROXY_METRICS_PORT": "9101", "PYTHONPATH": "/my/types"}
+    environ = environment.of_cluster(
+        here({}), chosen, caller, mlflow_uri=None, scratch=Path("/tmp/x")
+    )
+    assert environ["RAY_SERVE_HAPROXY_METRICS_PORT"] == "9101"
+    assert environ["PYTHONPATH"] == f"{ROOT}:/my/types"
+
+
+@pytest.mark.parametrize(("ignored", "code"), [(False, 129), (True, 0)])
+def test_a_hang_up_ends_a_command_unless_it_was_told_to_live_on(ignored: bool, code: int) -> None:
+    """As any program under `nohup`, which ignores the signal before it starts it."""
+    start = "signal.signal(signal.SIGHUP, signal.SIG_IGN)" if ignored else "pass"
+    text = f"""
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+{start}
+from launcher import signals
+signals.arm()
+try:
+    os.kill(os.getpid(), signal.SIGHUP)
+except signals.Stopped as stopped:
+    sys.exit(stopped.exit_code)
+signals.disarm()
+os.kill(os.getpid(), signal.SIGHUP)
+"""
+    assert subprocess.run([sys.executable, "-c", text], cwd=ROOT, check=False).returncode == code
 
 
 def test_a_training_job_is_told_where_the_signing_key_is() -> None:

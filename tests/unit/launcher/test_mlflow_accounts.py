@@ -67,6 +67,18 @@ def test_the_command_says_what_it_made_and_shows_none_of_it(
     assert key not in said
 
 
+def test_secrets_that_cannot_be_written_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file stands where the folder should: nobody may write there, root neither."""
+    (tmp_path / "taken").touch()
+    assert main(["secrets", "--to", str(tmp_path / "taken")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "secrets can't be written" in said
+    assert "--to" in said
+
+
 def test_an_administrator_that_is_missing_is_named_and_the_file_not_shown(tmp_path: Path) -> None:
     """With the way out."""
     mlflow_accounts.make_secrets(tmp_path)

@@ -63,6 +63,20 @@ def test_a_clock_that_is_set_makes_no_process_another(
     assert not layout.state.exists()
 
 
+def test_what_started_after_the_last_record_is_ended_too(layout: Layout) -> None:
+    """A run goes on without its launcher, and Serve starts workers and HAProxies anew."""
+    code = (
+        "import subprocess; print((p := subprocess.Popen(['sleep', '60'])).pid, flush=1); p.wait()"
+    )
+    parent = [sys.executable, "-c", code]
+    with subprocess.Popen(parent, stdout=subprocess.PIPE, text=True) as started:
+        run_of(psutil.Process(started.pid), layout).save(layout.state)
+        assert started.stdout is not None
+        child = psutil.Process(int(started.stdout.readline()))
+        stop.stop(layout)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
 @ONLY_LINUX
 def test_a_process_of_before_the_boot_is_another(
     process: psutil.Process, monkeypatch: pytest.MonkeyPatch
