@@ -125,8 +125,6 @@ def _feature_names(frame: pd.DataFrame, settings: TrainSettings) -> tuple[str, .
     data = settings.data
     columns = [str(column) for column in frame.columns]
     frame.columns = pd.Index(columns)
-    if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        raise BadDataError(f"column {twice[0]!r} stands twice in {data.source}; rename one")
     if data.target not in columns:
         raise BadDataError(f"data.target: no column {data.target!r}; there are {columns}")
     if data.features == "all":

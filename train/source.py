@@ -27,7 +27,7 @@ SUFFIXES: dict[str, Literal["csv", "parquet"]] = {
     ".pq": "parquet",
 }
 
-_PLAIN_NUMBER: Final = r"(?:-?[1-9][0-9]*|0)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|-0\.[0-9]+|[+-]?inf"
+_PLAIN_NUMBER: Final = r"[+-]?(?:(?:[1-9][0-9]*|0)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|inf)"
 _TRUTH: Final = {"True": True, "TRUE": True, "true": True} | dict.fromkeys(
     ("False", "FALSE", "false"), False
 )
@@ -99,10 +99,11 @@ def _check_header(header: pd.DataFrame) -> None:
 
 
 def _typed(values: pd.Series) -> pd.Series:
-    texts = values.dropna().str.strip()
-    if texts.str.fullmatch(_PLAIN_NUMBER).all():
-        return pd.to_numeric(values)
-    return values.map(_TRUTH) if texts.isin(_TRUTH).all() else values
+    texts = values.str.strip()
+    present = texts.dropna()
+    if present.str.fullmatch(_PLAIN_NUMBER).all():
+        return pd.to_numeric(texts)
+    return texts.map(_TRUTH) if present.isin(_TRUTH).all() else values
 
 
 def _parquet(file: IO[bytes]) -> pd.DataFrame:
