@@ -135,7 +135,7 @@ def test_what_waits_while_the_server_stalls_is_measured_with_its_wait() -> None:
     def stalls_once(number: int) -> tuple[int, bytes, float]:
         return 200, b'{"result": 1.5}', 0.25 if number == 200 else 0.0
 
-    medians_ms = []
+    medians_ms: list[float] = []
     while len(medians_ms) < TRIES and min(medians_ms, default=100) >= 100:
         with server(stalls_once) as port:
             found = outcome(port)
