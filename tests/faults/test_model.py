@@ -169,7 +169,7 @@ def test_what_nobody_waits_for_any_more_is_not_run(system: System) -> None:
         took_s = time.monotonic() - began
     assert {answer.status_code for answer, _ in asked} == {504}
     assert {answer.json()["code"] for answer, _ in asked} == {"deadline_exceeded"}
-    assert all(0.29 < took_s < 1.0 for _, took_s in asked)
+    assert all(0.29 < took_s < 2.0 for _, took_s in asked)
     print(f"\n{CROWD} records of {odd_models.WEIGH_S} s that nobody waited for: {took_s:.1f} s")
     assert answer.json() == {"result": SLOPE}
     assert took_s < CROWD * odd_models.WEIGH_S / 2  # what two workers would take for them alone

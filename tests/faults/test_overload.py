@@ -25,7 +25,7 @@ MEASURED_S = 10.0
 SETTLED_S = 5.0
 """After an overload."""
 REFUSED_S = 0.1
-"""Within which those are refused that are too many; twice that when few are counted."""
+"""Within which those are refused that are too many; twice that for the slowest hundredth."""
 SAMPLES = 10
 """Of memory, while it lasts."""
 ENDLESS = 2000
@@ -128,9 +128,11 @@ def overload(system: System, at_once: int, seconds: float) -> None:
     assert max(held) < 1.1 * held[0], figures
     assert held[-1] < 1.03 * held[SAMPLES // 2], figures
     assert ledger.p99_s < 2 * unloaded_p99_s, figures
-    assert p99(ledger.shed_s) < 2 * REFUSED_S, figures
+    # No refusal waits for what was let in before it.
+    assert p99(ledger.shed_s) < unloaded_p99_s / 4, figures
     assert goodput > 0.9 * per_s, figures
     if is_long:  # otherwise the first answers come when half of the time is over
+        assert p99(ledger.shed_s) < 2 * REFUSED_S, figures
         assert figures["refused in time"] > 0.999 * ledger.shed, figures
         assert after_per_s > 0.8 * unloaded_per_s, figures
     assert after_p99_s < 1.5 * unloaded_p99_s, figures

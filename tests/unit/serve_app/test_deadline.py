@@ -124,7 +124,7 @@ def test_many_deadlines_need_one_timer() -> None:
         loop.call_at = counted  # type: ignore[method-assign,assignment]
         await asyncio.gather(*(waits(number, *work) for number, work in works.items()))
         assert sorted(passed) == [1, 2, 4]
-        assert all(0.09 < took_s < 0.3 for took_s in passed.values())
+        assert all(0.09 < took_s < 1.0 for took_s in passed.values())
         assert len(timers) <= 3  # the first, the one after it, and the last
 
     run(scenario())
