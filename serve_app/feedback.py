@@ -5,6 +5,8 @@ a true value comes, whichever ingress got it, the one that has the rows asks bot
 and counts which of them is further off.
 """
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from math import inf
 from typing import Any, Final, NamedTuple
@@ -14,11 +16,14 @@ import numpy as np
 from serve_app.calls.ask import Ask
 from serve_app.calls.workers import Workers
 from serve_app.control.labels import Label
-from serve_app.models.predictions import Predictions
-from serve_app.observer import Observer
+from serve_app.errors import OverloadedError
+from serve_app.models.predictions import UNANSWERED, Predictions, with_gaps
+from serve_app.observer import QUICK_S, Observer
 from serve_app.protocols.question import Places, Question
 from serve_app.records.rows import Rows
 from serve_app.rollouts.evidence import Evidence, Pairs
+
+logger = logging.getLogger("ray.serve")
 
 MOST_ROWS: Final = 50_000
 """Rows that wait in one ingress for their true values; the oldest requests go first."""
@@ -32,6 +37,15 @@ MOST_BYTES: Final = 64 * 2**20
 MOST_BYTES_A_REQUEST: Final = 2**20
 
 MOST_ROWS_A_CALL: Final = 1_000
+
+PAUSE_S: Final = 1.0
+"""After a call that failed none is made for so long: clients come first."""
+
+MOST_TRIES: Final = 3
+"""Calls while the workers are busy."""
+
+Joined = tuple[Label, Rows]
+"""The true values of a request, and its rows."""
 
 
 class Records(NamedTuple):
@@ -91,11 +105,15 @@ class Answered:
 
 
 class Feedback:
-    """What one ingress does with labels. Must be used on one event loop."""
+    """What one ingress does with labels. Must be used on one event loop.
 
-    def __init__(self, workers: Workers, observer: Observer) -> None:
+    A version has `deadline_s` seconds for each call.
+    """
+
+    def __init__(self, workers: Workers, observer: Observer, deadline_s: float) -> None:
         self._workers = workers
         self._observer = observer
+        self._deadline_s = deadline_s
         self._answered = Answered()
 
     def remember(self, request_id: bytes, question: Question, size: int) -> None:
@@ -108,11 +126,11 @@ class Feedback:
         self._answered.clear()
 
     async def join(self, labels: Sequence[Label]) -> None:
-        """Compare both versions on those labels whose rows are here; raises as `Workers.predict`.
+        """Compare both versions on those labels whose rows are here.
 
         Labels of another number of values than the request has records are passed over.
         """
-        joined: list[tuple[Label, Rows]] = []
+        joined: list[Joined] = []
         count = 0
         for label in labels:
             records = self._answered.pop(label.request_id.encode())
@@ -126,17 +144,37 @@ class Feedback:
         if joined:
             await self._compare(joined)
 
-    async def _compare(self, joined: Sequence[tuple[Label, Rows]]) -> None:
+    async def _compare(self, joined: Sequence[Joined]) -> None:
+        """Count which version is further off; what fails is halved until it stands alone.
+
+        A challenger that fails on what the champion has answered soon is further off. Nothing is
+        said of what no worker has time for.
+        """
         window = self._observer.window
         if window is None:
             return
+        first, second = self._observer.versions
         rows = np.concatenate([rows for _, rows in joined])
         sizes = tuple(len(rows) for _, rows in joined)
-        versions = self._observer.versions
-        champion, challenger = [
-            await self._workers.predict(rows, sizes, Ask(version)) for version in versions
-        ]
-        margin = self._observer.quality_margin(champion)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        try:
+            champion = await self._answer(first, rows, sizes)
+            is_soon = loop.time() - begun < QUICK_S
+            challenger = None if champion is None else await self._answer(second, rows, sizes)
+        except OverloadedError as error:
+            logger.warning("true values of %d requests were not compared: %s", len(joined), error)
+            return
+        if challenger is None and len(joined) > 1:
+            middle = len(joined) // 2
+            await self._compare(joined[:middle])
+            await self._compare(joined[middle:])
+            return
+        if champion is None or (challenger is None and not is_soon):
+            return
+        if challenger is None:
+            challenger = with_gaps([UNANSWERED], sizes, champion.values.shape[1:])
+        margin = self._observer.quality_margin(sizes, champion)
         if margin is None:
             return  # too little was seen to say what is far and what isn't
         total, start = 0.0, 0
@@ -146,6 +184,23 @@ class Feedback:
             total += worse(label.values, *found, self._observer.predicts_labels, margin)
             start = end
         self._observer.add(window, Evidence(quality=Pairs(len(joined), total)))
+
+    async def _answer(self, version: str, rows: Rows, sizes: tuple[int, ...]) -> Predictions | None:
+        """Return what a version predicts, None if it fails; raises OverloadedError."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    return await self._workers.predict(rows, sizes, Ask(version))
+            except OverloadedError:
+                if tries == MOST_TRIES:
+                    raise
+            except Exception as error:  # noqa: BLE001  # whatever it is: there is no answer
+                logger.warning("version %s had no answer for true values: %s", version, error)
+                await asyncio.sleep(PAUSE_S)
+                return None
+            await asyncio.sleep(PAUSE_S)
 
 
 def worse(

@@ -83,7 +83,7 @@ class Ingress:
         self._workers = Workers(workers)
         self._has_lines = settings.dispatch.lines and os.environ.get("RAY_USE_TLS") != "1"
         self._observer = Observer(self._workers, settings.rollout)
-        self._feedback = Feedback(self._workers, self._observer)
+        self._feedback = Feedback(self._workers, self._observer, settings.limits.deadline_s)
         self._lanes: dict[str, Lane] = {}
         self._has_lost_controller = False
         limits = settings.limits
@@ -105,6 +105,7 @@ class Ingress:
         self._tasks = [
             following.keep_following(ask, self._use, self._lose),
             loop.create_task(self._report(), context=contextvars.Context()),
+            loop.create_task(self._join_labels(), context=contextvars.Context()),
             loop.create_task(self._refresh_keys(), context=contextvars.Context()),
             loop.create_task(self._keep_lines(), context=contextvars.Context()),
         ]
@@ -167,7 +168,12 @@ class Ingress:
             role=role,
             predict=lane.predict,
             check=Shared(partial(self._check, lane), READY_KEPT_S),
-            limits=Limits(limits.max_body_bytes, limits.body_timeout_s, limits.body_stall_s),
+            limits=Limits(
+                limits.max_body_bytes,
+                limits.body_timeout_s,
+                limits.body_stall_s,
+                limits.answer_timeout_s,
+            ),
             singles=self._singles,
             batches=self._batches,
             max_batch_records=limits.max_batch_records,
@@ -213,28 +219,35 @@ class Ingress:
             ) from error
 
     async def _report(self) -> None:
-        """Tell the controller what was seen, and ask for true values, as long as a rollout is on.
+        """Tell the controller what was seen, as long as a rollout is on. Ends with this replica."""
+        while True:
+            await asyncio.sleep(REPORT_PERIOD_S)
+            seen = self._observer.take()  # rather missed than counted twice, if that isn't sure
+            if seen is None:
+                continue
+            try:
+                async with asyncio.timeout(CONTROL_TIMEOUT_S):
+                    await self._controller.observe.remote(*seen)
+            except following.UNANSWERED as error:
+                logger.debug("the controller does not answer: %s", error)
 
-        Ends with this replica.
-        """
+    async def _join_labels(self) -> None:
+        """Ask for true values, as long as a rollout is on, and compare them. Ends with this
+        replica."""
         number: int | None = None
         while True:
             await asyncio.sleep(REPORT_PERIOD_S)
             if self._observer.window is None:
                 self._feedback.forget()
                 continue
-            seen = self._observer.take()  # rather missed than counted twice, if that isn't sure
             try:
                 async with asyncio.timeout(CONTROL_TIMEOUT_S):
-                    if seen is not None:
-                        await self._controller.observe.remote(*seen)
                     number, labels = await self._controller.labels_since.remote(number)
-                async with asyncio.timeout(self._settings.limits.deadline_s):
-                    await self._feedback.join(labels)
+                await self._feedback.join(labels)
             except following.UNANSWERED as error:
                 logger.debug("the controller does not answer: %s", error)
-            except Exception as error:  # noqa: BLE001  # whatever a model does, reports go on
-                logger.warning("true values could not be compared: %s", error)
+            except Exception:  # the next ones may do better
+                logger.exception("true values could not be compared")
 
     async def _keep_lines(self) -> None:
         """See that the workers are there. Ends with this replica."""

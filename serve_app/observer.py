@@ -18,6 +18,7 @@ from serve_app.models.predictions import Predictions
 from serve_app.records.rows import Rows
 from serve_app.rollouts.evidence import Arm, Evidence, Pairs
 from serve_app.rollouts.policy import Policy
+from serve_app.rollouts.spread import Spread
 from serve_app.routing import Table, window_of
 
 logger = logging.getLogger("ray.serve")
@@ -35,8 +36,8 @@ worker's time goes into answers that nobody waits for."""
 BUSY_PAUSE_S: Final = 0.02
 """How long no other one comes after a worker had no time for a shadow call."""
 
-MIN_SPREAD_VALUES: Final = 30
-"""Predictions of the champion from which its standard deviation is taken."""
+MOST_SPREAD_VALUES: Final = 20
+"""Predictions of one request that count for the champion's spread: no batch makes it alone."""
 
 Classes = tuple[str, ...] | None
 """Labels of a version that gives probabilities, in their order."""
@@ -70,11 +71,11 @@ class Observer:
         window = window_of(table)
         challenger = table.challenger.version.version if table.challenger is not None else ""
         champion = table.champion.version.version
-        if champion != self._champion:
-            self._spread = Spread()
+        is_same_rollout = window is not None and window[:1] == (self._window or ())[:1]
         if window != self._window:
-            is_same_rollout = window is not None and window[:1] == (self._window or ())[:1]
             self._evidence = self._evidence.at_next_step() if is_same_rollout else Evidence()
+        if not is_same_rollout or champion != self._champion:
+            self._spread = Spread()
         self._window, self._share = window, table.shadow
         self._champion, self._challenger = champion, challenger
         self._predicts_labels = table.champion.labels is not None
@@ -96,11 +97,14 @@ class Observer:
         """Whether the versions predict labels; else they predict numbers."""
         return self._predicts_labels
 
-    def quality_margin(self, champion: Predictions) -> float | None:
-        """Return how much further off is no tie; None if too few predictions were seen to say."""
+    def quality_margin(self, sizes: Sequence[int], champion: Predictions) -> float | None:
+        """Return how much further off is no tie; None if too few predictions were seen to say.
+
+        `sizes` are the row counts of the requests that the champion's predictions are of.
+        """
         if self._predicts_labels:
             return 0.0
-        self._spread.add(champion)
+        self._spread.add(sampled(sizes, champion))
         deviation = self._spread.deviation
         return None if deviation is None else self._policy.quality_distance * deviation
 
@@ -212,7 +216,7 @@ class Observer:
         limit = None
         values = champion.values
         if values.ndim == 1 and values.dtype.kind in "biuf" and not self._predicts_labels:
-            self._spread.add(champion)
+            self._spread.add(sampled(sizes, champion))
             if (deviation := self._spread.deviation) is None:
                 return Evidence(time=timed(self._policy, champion, challenger))
             limit = self._policy.shift_distance * deviation
@@ -220,36 +224,6 @@ class Observer:
             time=timed(self._policy, champion, challenger),
             shift=shifted(sizes, champion, challenger, limit, self._classes),
         )
-
-
-class Spread:
-    """The standard deviation of what the champion predicts, as it is seen."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._mean = 0.0
-        self._squares = 0.0
-
-    def add(self, predictions: Predictions) -> None:
-        """Count the finite values in, of the records that have an answer."""
-        values = predictions.values.astype(np.float64)
-        values = np.delete(values, list(predictions.errors))
-        values = values[np.isfinite(values)]
-        if not len(values):
-            return
-        count, mean = len(values), float(values.mean())
-        squares = float(((values - mean) ** 2).sum())
-        total, delta = self._count + count, mean - self._mean
-        self._squares += squares + delta**2 * self._count * count / total
-        self._mean += delta * count / total
-        self._count = total
-
-    @property
-    def deviation(self) -> float | None:
-        """The standard deviation; None while too few values were seen."""
-        if self._count < MIN_SPREAD_VALUES:
-            return None
-        return float(np.sqrt(self._squares / (self._count - 1)))
 
 
 def arm_of(sizes: Sequence[int], errors: Mapping[int, str]) -> Arm:
@@ -261,6 +235,15 @@ def arm_of(sizes: Sequence[int], errors: Mapping[int, str]) -> Arm:
     for at, reason in errors.items():
         (missing if reason == NO_FINITE_ANSWER else failed)[at] = 1.0
     return Arm(len(sizes), _shares(sizes, failed), _shares(sizes, missing))
+
+
+def sampled(sizes: Sequence[int], found: Predictions) -> npt.NDArray[Any]:
+    """Return the answers to the first records of each request, but for those that failed."""
+    starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
+    is_taken = np.arange(len(found.values)) - np.repeat(starts, sizes) < MOST_SPREAD_VALUES
+    is_taken[list(found.errors)] = False
+    taken: npt.NDArray[Any] = found.values[is_taken]
+    return taken
 
 
 def timed(policy: Policy, champion: Predictions, challenger: Predictions) -> Pairs:

@@ -28,7 +28,8 @@ class Limits(strict.Strict):
     )
     max_bytes_under_way: PositiveInt = Field(
         default=256 * 2**20,
-        description="Bytes of the bodies of each of these two; more get 503 at once",
+        description="Bytes of the bodies of each of these two, and of their answers of over "
+        "64 KiB; more get 503",
     )
     max_queued_rows: PositiveInt = Field(
         default=200_000, description="Rows that may wait in one ingress; more get 503"
@@ -40,6 +41,11 @@ class Limits(strict.Strict):
         default=4.0,
         description="Longest pause in a body; then 408. Keep it below "
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S, or HAProxy answers",
+    )
+    answer_timeout_s: PositiveFloat = Field(
+        default=60.0,
+        description="Longest a client may take to take an answer of over 64 KiB; then it is cut "
+        "off",
     )
     deadline_s: PositiveFloat = Field(
         default=30.0, description="Longest a request waits for its prediction; then 504"

@@ -24,7 +24,11 @@ LINGER_BYTES: Final = 16 * 2**20
 """Most of such a body that is."""
 
 SMALL_BYTES: Final = 64 * 1024
-"""A body of at most this much is worth discarding, to keep the connection of a refused client."""
+"""A body of at most this much is worth discarding, to keep the connection of a refused client; and
+an answer of at most this much leaves the process by itself, whatever its client does."""
+
+ABORT: Final = "endeavour.abort"
+"""Type of the message that ends a connection at once, what is still to be written lost: ours."""
 
 _DIGITS: Final = len(str(SMALL_BYTES))
 
@@ -38,6 +42,25 @@ async def send_whole(
         headers.append((b"x-request-id", scope[REQUEST_ID]))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": not is_whole})
+
+
+async def deliver(
+    send: Send, scope: Scope, headers: Headers, body: bytes, timeout_s: float
+) -> None:
+    """Send an answer that was asked for, and wait until its client has taken all but a little.
+
+    One that takes longer than `timeout_s` is cut off.
+    """
+    if len(body) <= SMALL_BYTES:
+        await send_whole(send, scope, 200, headers, body)
+        return
+    await send_whole(send, scope, 200, headers, body, is_whole=False)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await send({"type": "http.response.body", "body": b""})
+    except TimeoutError:
+        await send({"type": ABORT})
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def refuse(

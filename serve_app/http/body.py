@@ -16,12 +16,14 @@ _MOST_DIGITS: Final = 18
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on a request's body."""
+    """Bounds on the body of a request, and on that of its answer."""
 
     max_body_bytes: int
     body_timeout_s: float
     body_stall_s: float = 4.0
     """Longest pause in it."""
+    answer_timeout_s: float = 60.0
+    """Longest that a client may take to take its answer."""
 
 
 class ClientGoneError(Exception):

@@ -70,6 +70,7 @@ class Endpoint:
         self._bodies = body.Reader(limits)
         self._hang_ups = Alarms(AFTER_S)
         self._max_body_bytes = limits.max_body_bytes
+        self._answer_timeout_s = limits.answer_timeout_s
         self._gate = gate
         self._headers = headers
         self._takes = takes
@@ -79,8 +80,11 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure is a problem document."""
+        sent = self._gate.body()
         try:
             answer = await self._answer(scope, receive)
+            if len(answer.body) > answers.SMALL_BYTES:
+                sent.grow(len(answer.body))
         except body.ClientGoneError:
             return
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer
@@ -91,7 +95,8 @@ class Endpoint:
                 *answer.headers,
                 *self._headers,
             ]
-            await answers.send_whole(send, scope, 200, headers, answer.body)
+            with sent:
+                await answers.deliver(send, scope, headers, answer.body, self._answer_timeout_s)
 
     async def _refuse(
         self, problem: ServeError, scope: Scope, receive: Receive, send: Send

@@ -7,7 +7,8 @@ class Gate:
     """Counts the requests that are predicted, and the bytes of bodies that are here.
 
     A body counts by what has come of it, and a request once its body is there: whoever sends
-    slowly takes nobody's place. For use on one event loop.
+    slowly takes nobody's place. A large answer counts until its client has taken it. For use on one
+    event loop.
     """
 
     def __init__(self, max_requests: int, max_bytes: int) -> None:

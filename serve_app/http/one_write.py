@@ -9,12 +9,17 @@ from typing import Any, Final
 
 from starlette.types import Message, Send
 
+from serve_app.http.answers import ABORT
+
 MAX_JOINED_BYTES: Final = 65_536
 """Larger bodies are written by themselves: a copy would cost more than the call that it saves."""
 
 
 def joined(send: Send) -> Send:
-    """Return a `send` for one answer, which writes the head with the first of the body."""
+    """Return a `send` for one answer, which writes the head with the first of the body.
+
+    It takes `answers.ABORT` as well.
+    """
     cycle: Any = getattr(send, "__self__", None)
     if not hasattr(cycle, "transport"):
         return send
@@ -25,6 +30,8 @@ def joined(send: Send) -> Send:
         if message["type"] == "http.response.start":
             cycle.transport = held = _Held(cycle)
             await send(message)
+        elif message["type"] == ABORT:
+            cycle.transport.abort()
         else:
             await send(message)
             if held is not None:

@@ -16,6 +16,9 @@ MOST_BYTES: Final = 8 * 2**30
 DEEPEST: Final = 50
 """Folders in one another."""
 
+MOST_FILES: Final = 10_000
+"""And folders, of a version."""
+
 ALLOWED_VARIABLE: Final = "MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES"
 """MLflow's own, by which its server is told the same."""
 
@@ -26,6 +29,13 @@ _WEB: Final = ("http", "https")
 _PROXIED: Final = "mlflow-artifacts"
 _NOWHERE: Final = ("", "file", "models", "runs")
 """Paths of this node; and what still isn't found after so many hops."""
+
+_CLOUDS: Final = {
+    "abfss": (".core.windows.net", ".core.usgovcloudapi.net", ".core.chinacloudapi.cn"),
+    "b2": (".backblazeb2.com",),
+    "r2": (".r2.cloudflarestorage.com",),
+}
+"""Domains of the clouds whose addresses name a host."""
 
 
 def download(name: str, version: str, target: Path) -> Path:
@@ -71,14 +81,14 @@ def _place(name: str, version: str, what: str) -> str:
     if not _may_be_asked(place, server):
         raise UnservableModelError(
             f"{what} lies at {tracking.without_password(place)}, which is no address of the MLflow "
-            f"server's, {server}, nor of a store's: register a model that was logged to that "
+            f"server's, {server}, nor of a cloud's: register a model that was logged to that "
             f"server, or allow the scheme by {ALLOWED_VARIABLE}, as for an artifact server"
         )
     return place
 
 
 def _may_be_asked(place: str, server: str) -> bool:
-    """Whether an address is a store's, such as s3, the server's own, or of an allowed scheme."""
+    """Whether an address is a cloud's, such as s3, the server's own, or of an allowed scheme."""
     from mlflow import environment_variables  # noqa: PLC0415
     from mlflow.store.artifact.host_policy import host_addressed_uri_targets  # noqa: PLC0415
 
@@ -86,13 +96,13 @@ def _may_be_asked(place: str, server: str) -> bool:
     variable: Any = environment_variables.MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES
     if scheme in variable.get():
         return True
-    if scheme not in (*_WEB, _PROXIED):
+    targets = host_addressed_uri_targets(place)
+    if targets is None:
         return scheme not in _NOWHERE
-    hosts = host_addressed_uri_targets(place)
-    if hosts is None:
-        return True
+    if scheme in _CLOUDS:
+        return all(kind == scheme and host.endswith(_CLOUDS[scheme]) for kind, host, _ in targets)
     is_encrypted_alike = scheme in (_PROXIED, urlsplit(server).scheme)
-    return is_encrypted_alike and not hosts.isdisjoint(host_addressed_uri_targets(server) or ())
+    return is_encrypted_alike and not targets.isdisjoint(host_addressed_uri_targets(server) or ())
 
 
 def _scheme(place: str) -> str:
@@ -105,13 +115,16 @@ def _scheme(place: str) -> str:
 
 def _size_told(store: Any, what: str) -> int:
     """Return how many bytes a store says there are. Raises UnservableModelError."""
-    size, folders = 0, [""]
+    size, files, folders = 0, 0, [""]
     while folders:
         folder = folders.pop()
         if folder.count("/") >= DEEPEST:
             raise UnservableModelError(f"{what} has more than {DEEPEST} folders in one another")
         for found in store.list_artifacts(folder):
-            size += found.file_size or 0
+            size += max(0, found.file_size or 0)
+            files += 1
+            if files > MOST_FILES:
+                raise UnservableModelError(f"{what} has more than {MOST_FILES} files and folders")
             if found.is_dir and found.path not in (".", folder):  # some stores name it, too
                 folders.append(found.path)
     return size

@@ -127,18 +127,25 @@ class ModelCache:
             shutil.move(copy, scratch)  # out of its place at once, not file by file
 
 
-_under_way: dict[tuple[Path, Check], futures.Future[Path]] = {}
+_under_way: dict[tuple[Path, Check], tuple[float, futures.Future[Path]]] = {}
+"""When a fetch began, and what becomes of it."""
+
 _lock = threading.Lock()
 
 
 def _joined(key: tuple[Path, Check], fetch: Callable[[], Path]) -> Path:
     """Return what `fetch` does, or what a call with the same key does that is under way.
 
-    Raises what that raises, MlflowUnreachableError if it is under way for too long.
+    One that hangs is joined no more after `STALE_S`. Raises what `fetch` raises,
+    MlflowUnreachableError if it is under way for too long.
     """
     mine: futures.Future[Path] = futures.Future()
+    now = time.monotonic()
     with _lock:
-        first = _under_way.setdefault(key, mine)
+        begun, first = _under_way.get(key, (now, mine))
+        if now - begun > STALE_S:
+            begun, first = now, mine
+        _under_way[key] = begun, first
     if first is not mine:
         futures.wait([first], tracking.OVERALL_TIMEOUT_S)
         if not first.done():
@@ -150,5 +157,6 @@ def _joined(key: tuple[Path, Check], fetch: Callable[[], Path]) -> Path:
         mine.set_exception(error)
     finally:
         with _lock:
-            del _under_way[key]
+            if _under_way.get(key) == (now, mine):
+                del _under_way[key]
     return mine.result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,9 @@ from serve_app.records.rows import Rows
 MLMODEL: Final = "MLmodel"
 MOST_EXAMPLE_BYTES: Final = 16 * 2**20
 """Of an input example; a longer one is as good as none."""
+
+MOST_UNPACKED_BYTES: Final = 8 * 2**30
+"""Of a model file, which is a ZIP archive: as many as a version may have."""
 
 _MLFLOW_SKLEARN: Final = "mlflow.sklearn"
 _PREDICT: Final = "predict"
@@ -43,6 +47,7 @@ def read(directory: Path, extra_trusted_types: tuple[str, ...] = (), expected: A
     mlmodel = _mlmodel(directory)
     file = directory / _model_file(mlmodel)
     try:
+        _check_unpacked(file)
         if unknown := model_types.untrusted_types(file, extra_trusted_types):
             raise UnservableModelError(
                 f"{file.name} holds types that are not on the list: {', '.join(unknown)}; "
@@ -86,6 +91,16 @@ def files_of(directory: Path) -> dict[str, str]:
 def digest_of(directory: Path) -> str:
     """Return one SHA-256 over the names and contents of `files_of`. Raises as it does."""
     return manifest.digest_of(files_of(directory))
+
+
+def _check_unpacked(file: Path) -> None:
+    """Raise UnservableModelError for what is small only as long as it is packed."""
+    with zipfile.ZipFile(file) as packed:
+        size = sum(part.file_size for part in packed.infolist())
+    if size > MOST_UNPACKED_BYTES:
+        raise UnservableModelError(
+            f"{file.name} has {size} bytes unpacked, more than {MOST_UNPACKED_BYTES}"
+        )
 
 
 def _mlmodel(directory: Path) -> dict[str, Any]:

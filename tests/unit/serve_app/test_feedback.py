@@ -11,6 +11,7 @@ import pytest
 from serve_app import feedback
 from serve_app.calls.ask import Ask
 from serve_app.control.labels import Label
+from serve_app.errors import NotReadyError, OverloadedError
 from serve_app.feedback import (
     MOST_BYTES,
     MOST_ROWS,
@@ -21,16 +22,18 @@ from serve_app.feedback import (
     worse,
 )
 from serve_app.models.predictions import Predictions
-from serve_app.observer import MIN_SPREAD_VALUES, Observer
+from serve_app.observer import Observer
 from serve_app.protocols.question import Answer, Question
 from serve_app.records.rows import Rows
 from serve_app.rollouts.evidence import Pairs
 from serve_app.rollouts.policy import Policy
 from serve_app.rollouts.rollout import State
+from serve_app.rollouts.spread import MIN_VALUES
 from serve_app.routing import Table
 from tests.unit.serve_app.control.stage import model_of
 
 SMALL = 10
+DEADLINE_S = 0.2
 
 
 def rows(*values: float) -> Rows:
@@ -131,13 +134,13 @@ def test_labels_are_joined_with_the_rows_that_are_here() -> None:
     async def scenario() -> None:
         workers: Any = Slopes()
         observer = Observer(workers, Policy())
-        joined = Feedback(workers, observer)
+        joined = Feedback(workers, observer, DEADLINE_S)
         joined.remember(b"before", question(1.0), SMALL)
         state = State(7, "1", "2", 0, 0.0)
         observer.turn(Table(1, model_of("1"), model_of("2"), rollout=state))
-        for number in range(MIN_SPREAD_VALUES):
+        for number in range(MIN_VALUES):
             joined.remember(b"%d" % number, question(1.0 + number), SMALL)
-        labels = [Label(str(number), (1.0 + number,)) for number in range(MIN_SPREAD_VALUES)]
+        labels = [Label(str(number), (1.0 + number,)) for number in range(MIN_VALUES)]
         strangers = [Label("before", (1.0,)), Label("elsewhere", (1.0,)), Label("0", (1.0, 2.0))]
         await joined.join([*strangers[:2], *labels[1:], strangers[2]])
         taken = observer.take()
@@ -149,3 +152,93 @@ def test_labels_are_joined_with_the_rows_that_are_here() -> None:
         assert taken[1].quality == Pairs(1, 1.0)
 
     asyncio.run(scenario())
+
+
+BAD = 13.0
+"""What one version, or both, have no answer for."""
+
+
+class Faulty(Slopes):
+    """Versions that fail, each in its own way, as long as a bad row is among those asked for."""
+
+    def __init__(self, **faults: Exception | float) -> None:
+        self.faults = {name[1:]: fault for name, fault in faults.items()}
+        self.asked: list[tuple[str, int]] = []
+
+    async def predict(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+        """Raise, or take some seconds."""
+        self.asked.append((ask.version, len(sizes)))
+        fault = self.faults.get(ask.version) if BAD in rows else None
+        if isinstance(fault, Exception):
+            raise fault
+        await asyncio.sleep(fault or 0.0)
+        return await super().predict(rows, sizes, ask)
+
+
+def compared(workers: Any, values: Sequence[float]) -> Pairs:
+    """What is seen when the true value of each request is that which version 1 predicts."""
+
+    async def scenario() -> Pairs:
+        observer = Observer(workers, Policy())
+        observer.turn(Table(1, model_of("1"), model_of("2"), rollout=State(7, "1", "2", 0, 0.0)))
+        observer.quality_margin((1,) * MIN_VALUES, Predictions(np.arange(float(MIN_VALUES))))
+        joined = Feedback(workers, observer, DEADLINE_S)
+        for number, value in enumerate(values):
+            joined.remember(b"%d" % number, question(value), SMALL)
+        await joined.join([Label(str(number), (value,)) for number, value in enumerate(values)])
+        taken = observer.take()
+        return Pairs() if taken is None else taken[1].quality
+
+    return asyncio.run(scenario())
+
+
+MANY_VALUES = [1.0] * 300
+GONE = NotReadyError("no worker")
+
+
+@pytest.mark.parametrize(
+    ("faults", "expected"),
+    [
+        ({"v2": GONE}, Pairs(301, 301.0)),
+        ({"v2": 9.0}, Pairs(301, 301.0)),
+        ({"v1": GONE}, Pairs(300, 300.0)),
+        ({"v1": 9.0}, Pairs(300, 300.0)),
+        ({"v1": ValueError("shape"), "v2": GONE}, Pairs(300, 300.0)),
+    ],
+)
+def test_what_fails_costs_no_other_its_comparison(
+    faults: dict[str, Any], expected: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found by halving; a challenger that fails alone is further off."""
+    monkeypatch.setattr(feedback, "PAUSE_S", 0.0)
+    workers = Faulty(**faults)
+    assert compared(workers, [*MANY_VALUES[:77], BAD, *MANY_VALUES[77:]]) == expected
+    assert len(workers.asked) < 40
+
+
+def test_a_challenger_that_fails_beside_a_slow_champion_may_not_be_at_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The queue may be."""
+    monkeypatch.setattr(feedback, "PAUSE_S", 0.0)
+    monkeypatch.setattr(feedback, "QUICK_S", 0.05)
+    assert compared(Faulty(v1=0.1, v2=GONE), [1.0, BAD]) == Pairs(1, 1.0)
+
+
+def test_busy_workers_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few times; what they never have time for says nothing of either version."""
+    monkeypatch.setattr(feedback, "PAUSE_S", 0.0)
+
+    class Busy(Faulty):
+        until = 0
+
+        async def predict(self, rows: Rows, sizes: tuple[int, ...], ask: Ask) -> Predictions:
+            if len(self.asked) >= self.until:
+                self.faults.clear()
+            return await super().predict(rows, sizes, ask)
+
+    for until, expected in ((feedback.MOST_TRIES - 1, Pairs(2, 2.0)), (99, Pairs())):
+        busy = Busy(v1=OverloadedError("full"))
+        busy.until = until
+        assert compared(busy, [1.0, BAD]) == expected
+        assert len(busy.asked) == feedback.MOST_TRIES + (1 if expected.count else 0)

@@ -25,6 +25,7 @@ from tests.services import service
 from tests.unit.serve_app.control.stage import model_of
 
 ID = "a request"
+DEADLINE_S = 5.0
 
 
 class Slopes:
@@ -46,7 +47,7 @@ def pairs(records: list[Any], values: tuple[Any, ...], query: str = "?partial=tr
     workers: Any = Slopes()
     observer = Observer(workers, Policy())
     observer.turn(Table(1, model_of("1"), model_of("2"), rollout=State(7, "1", "2", 0, 0.0)))
-    feedback = Feedback(workers, observer)
+    feedback = Feedback(workers, observer, DEADLINE_S)
     served = application(
         service(
             model_of("1"),
@@ -61,7 +62,7 @@ def pairs(records: list[Any], values: tuple[Any, ...], query: str = "?partial=tr
         await served({**scope, REQUEST_ID: ID.encode()}, receive, send)
 
     assert TestClient(named).post(f"/batch{query}", json={"X": records}).status_code == 200
-    observer.quality_margin(Predictions(np.arange(10_000.0)))
+    observer.quality_margin((1,) * 10_000, Predictions(np.arange(10_000.0)))
     asyncio.run(feedback.join([Label(ID, values)]))
     taken = observer.take()
     return Pairs() if taken is None else taken[1].quality

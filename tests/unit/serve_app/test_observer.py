@@ -19,10 +19,10 @@ from serve_app.models.served import ServedModel, ServedVersion
 from serve_app.observer import (
     BUSY_PAUSE_S,
     IDLE_FACTOR,
-    MIN_SPREAD_VALUES,
+    MOST_SPREAD_VALUES,
     Observer,
-    Spread,
     arm_of,
+    sampled,
     shifted,
     timed,
 )
@@ -31,10 +31,11 @@ from serve_app.records.signature import Column, Signature
 from serve_app.rollouts.evidence import Arm, Evidence, Pairs
 from serve_app.rollouts.policy import Policy
 from serve_app.rollouts.rollout import State
+from serve_app.rollouts.spread import MIN_VALUES, NORMAL_WIDTH
 from serve_app.routing import Table
 
 SOON_S = 5.0
-MANY = MIN_SPREAD_VALUES
+MANY = MIN_VALUES
 ROWS = np.arange(float(MANY)).reshape(-1, 1)
 SIZES = (10, MANY - 10)
 CHAMPION, CHALLENGER = Ask("1"), Ask("2")
@@ -235,7 +236,7 @@ def test_pairs_are_of_challenger_against_champion(ask: Ask) -> None:
 
 def test_how_far_is_otherwise_goes_by_the_champions_spread() -> None:
     """Half a standard deviation, of whatever version answered."""
-    limit = 0.5 * float(np.std(ROWS, ddof=1))
+    limit = 0.5 * 0.9 * (MANY - 1) / NORMAL_WIDTH
     for ask in (CHAMPION, CHALLENGER):
         for shift, differ in ((0.99 * limit, 0.0), (1.01 * limit, 2.0)):
             workers = FakeWorkers(v1=numbers(), v2=numbers(shift=shift))
@@ -355,24 +356,48 @@ def test_longer_is_so_by_a_factor_and_by_a_time(
     assert timed(Policy(), *pair) == Pairs(1, float(is_longer))
 
 
-def test_the_spread_is_that_of_all_values_however_they_came() -> None:
+def test_the_spread_is_of_each_requests_first_answers() -> None:
     """Records without an answer have none: their values are whatever was there."""
-    values = np.random.default_rng(3).normal(1e6, 2.0, 100)
-    spread = Spread()
-    for start, end in ((0, 1), (1, 40), (40, 100)):
-        part = np.append(values[start:end], [np.nan, 0.0])
-        spread.add(Predictions(part, {len(part) - 1: "raised"}))
-    assert spread.deviation == pytest.approx(float(values.std(ddof=1)))
+    sizes = (1, 2 * MOST_SPREAD_VALUES, 2)
+    found = Predictions(np.arange(float(sum(sizes))), {0: "raised", 3: "raised"})
+    expected = [*range(1, MOST_SPREAD_VALUES + 1), sum(sizes) - 2, sum(sizes) - 1]
+    assert sampled(sizes, found).tolist() == [value for value in expected if value != 3]
 
 
-def test_too_few_values_have_no_spread() -> None:
-    """Nor have none at all."""
-    spread = Spread()
-    spread.add(Predictions(np.full(3, np.nan)))
-    spread.add(Predictions(np.arange(MANY - 1.0)))
-    assert spread.deviation is None
-    spread.add(Predictions(np.ones(1)))
-    assert spread.deviation is not None
+def test_one_absurd_record_makes_nothing_else_alike() -> None:
+    """Neither alone nor as a batch, nor by a number that has no square."""
+
+    async def scenario() -> None:
+        for rows, absurd in ((1, 1e9), (1, 1e200), (100, 1e9)):
+            workers = FakeWorkers(v1=numbers(), v2=numbers(shift=1000.0))
+            observer = Observer(workers, Policy())
+            observer.turn(table())
+            for _ in range(20):
+                observer.quality_margin(SIZES, numbers())
+            same = Predictions(np.full(rows, absurd), {}, 0.002, rows)
+            workers.outcomes = {"1": same, "2": same}
+            await observer.call(CHAMPION, np.full((rows, 1), absurd), (rows,))
+            await idle(observer)
+            assert seen(observer).shift == Pairs(1, 0.0)
+            workers.outcomes = {"1": numbers(), "2": numbers(shift=1000.0)}
+            await observer.call(CHAMPION, ROWS, SIZES)
+            await idle(observer)
+            assert seen(observer).shift == Pairs(2, 2.0)
+
+    asyncio.run(scenario())
+
+
+def test_each_rollout_has_a_spread_of_its_own() -> None:
+    """Whose steps share it."""
+    observer = Observer(FakeWorkers(), Policy())
+    observer.turn(table())
+    assert observer.quality_margin(SIZES, numbers()) is not None
+    one = (1,), Predictions(np.ones(1))
+    observer.turn(table(step=1))
+    assert observer.quality_margin(*one) is not None
+    observer.turn(QUIET)
+    observer.turn(table())
+    assert observer.quality_margin(*one) is None
 
 
 def test_what_was_taken_is_taken_once() -> None:

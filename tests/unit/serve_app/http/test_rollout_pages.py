@@ -80,6 +80,9 @@ def test_a_command_that_makes_no_sense_is_a_conflict() -> None:
         {"action": "pause", "reason": "x" * 501},
         {"action": "pause", "reason": "a\x00b"},
         {"action": "pause", "reason": "\x1b[2J"},
+        {"action": "pause", "reason": "a\x85b"},
+        {"action": "pause", "reason": "a\u2028promoted by hand"},
+        {"action": "pause", "reason": "a\u202eb"},
         {"action": "pause", "reason": "x", "force": True},
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,9 @@ def locate(monkeypatch: pytest.MonkeyPatch, places: dict[str, str]) -> None:
         "s3://bucket/1/models/m-1",
         "gs://bucket/1",
         "abfss://container@account.dfs.core.windows.net/1",
+        "r2://bucket@account.r2.cloudflarestorage.com/1",
+        "b2://bucket@s3.us-west-004.backblazeb2.com/1",
+        "wasbs://container@account.blob.core.windows.net/1",
     ],
 )
 def test_what_lies_at_the_server_or_in_a_store_is_fetched(
@@ -96,6 +101,15 @@ def test_what_mlflow_itself_names_is_followed(
         "http:///mlflow-artifacts/artifacts/x",
         "mlflow-artifacts://evil.example:5000/x",
         "mlflow-artifacts://mlflow.example/x",
+        "ftp://evil.example/x",
+        "sftp://mlflow.example:5000/x",
+        "hdfs://evil.example:8020/x",
+        "viewfs://evil.example/x",
+        "abfss://container@account.dfs.core.windows.net.evil.example/1",
+        "abfss://container@account.dfs.core.windows.net@evil.example/1",
+        "abfss://container@evil.example\\.core.windows.net/1",
+        "r2://bucket@evil.example/1",
+        "b2://bucket@evil.example/1",
         "file:///etc",
         "FILE:///etc",
         "file:etc",
@@ -121,12 +135,16 @@ def test_an_artifact_server_of_its_own_can_be_allowed(
     monkeypatch: pytest.MonkeyPatch, store: Store, target: Path
 ) -> None:
     """By MLflow's own variable; no other scheme is with it."""
-    monkeypatch.setenv(download.ALLOWED_VARIABLE, "http")
-    place = "http://artifacts.example:5500/api/2.0/mlflow-artifacts/artifacts/1"
+    monkeypatch.setenv(download.ALLOWED_VARIABLE, "http,sftp")
+    places = [
+        "http://artifacts.example:5500/api/2.0/mlflow-artifacts/artifacts/1",
+        "sftp://artifacts.example/1",
+    ]
     stores.use(monkeypatch, store, SERVER)
-    locate(monkeypatch, {"models:/m/3": place})
-    download.download("m", "3", target)
-    assert store.places == [place]
+    for place in places:
+        locate(monkeypatch, {"models:/m/3": place})
+        download.download("m", "3", target)
+    assert store.places == places
     for other in ("https://artifacts.example/1", "file:///etc"):
         locate(monkeypatch, {"models:/m/3": other})
         with pytest.raises(UnservableModelError, match="register a model that was logged to that"):
@@ -195,6 +213,37 @@ def test_folders_in_one_another_come_to_an_end(
     store = Endless(target)
     stores.use(monkeypatch, store)
     with pytest.raises(UnservableModelError, match="more than 50 folders in one another"):
+        download.download("m", "3", target)
+    assert store.downloads == 0
+
+
+class Crowded(Store):
+    """A folder with more in it than anybody wants to list, of a size that makes room."""
+
+    def list_artifacts(self, path: str) -> Iterator[FileInfo]:  # type: ignore[override]
+        """Return one file after the other."""
+        return (FileInfo(str(number), False, -(2**40)) for number in itertools.count())
+
+
+def test_files_come_to_an_end(monkeypatch: pytest.MonkeyPatch, target: Path) -> None:
+    """However many a store tells of."""
+    store = Crowded(target)
+    stores.use(monkeypatch, store)
+    with pytest.raises(UnservableModelError, match="more than 10000 files and folders"):
+        download.download("m", "3", target)
+    assert store.downloads == 0
+
+
+def test_no_size_makes_room_for_another(
+    monkeypatch: pytest.MonkeyPatch, store: Store, target: Path
+) -> None:
+    """A store may say anything."""
+    stores.use(monkeypatch, store)
+    found = store.list_artifacts("")
+    lies = [*found, FileInfo("none", False, -(2**40))]
+    monkeypatch.setattr(store, "list_artifacts", lambda path: [] if path else lies)
+    monkeypatch.setattr(download, "MOST_BYTES", 119)
+    with pytest.raises(UnservableModelError, match="has 120 bytes, more than 119"):
         download.download("m", "3", target)
     assert store.downloads == 0
 

@@ -29,7 +29,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 from contract import names, tracking
 from contract.tracking import MlflowUnreachableError
 from serve_app.model_errors import ModelError, NoSuchModelError, UnservableModelError
-from serve_app.models import model_check, model_files, registry
+from serve_app.models import model_cache, model_check, model_files, registry
 from serve_app.models.model import Model
 from serve_app.models.model_cache import STALE_S, ModelCache
 from serve_app.records.signature import Column, Signature
@@ -166,6 +166,18 @@ def test_a_damaged_file_is_refused(directory: Path) -> None:
     with zipfile.ZipFile(directory / "model.skops", "w") as archive:
         archive.writestr("schema.json", json.dumps({"__class__": "x"}))
     with pytest.raises(UnservableModelError):
+        model_files.read(directory)
+
+
+def test_a_file_that_is_small_only_while_it_is_packed_is_refused(
+    monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    """Before anything of it is unpacked."""
+    with zipfile.ZipFile(directory / "model.skops", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("large.npy", b"\0" * 10**6)
+    monkeypatch.setattr(skops.io, "load", None)
+    monkeypatch.setattr(model_files, "MOST_UNPACKED_BYTES", 10**6)
+    with pytest.raises(UnservableModelError, match=r"unpacked, more than 1000000"):
         model_files.read(directory)
 
 
@@ -366,6 +378,31 @@ def test_who_waits_for_a_fetch_waits_no_longer_than_for_mlflow(
             cache.fetch("m", "1", "models:/m-1")
         store.is_open.set()
         first.result(SOON_S)
+
+
+def test_a_fetch_that_hangs_is_waited_for_no_more_one_day(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another is begun, which the end of the first one doesn't disturb."""
+    monkeypatch.setattr(model_cache, "STALE_S", 0.05)
+    store, other = Store(directory), Store(directory)
+    stores.use(monkeypatch, store)
+    store.is_open.clear()
+    cache = ModelCache(tmp_path / "cache")
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(cache.fetch, "m", "1", "models:/m-1")
+        wait_for(lambda: store.downloads == 1)
+        time.sleep(0.1)
+        stores.use(monkeypatch, other)
+        other.is_open.clear()
+        second = threads.submit(cache.fetch, "m", "1", "models:/m-1")
+        wait_for(lambda: other.downloads == 1)
+        store.is_open.set()
+        copy = first.result(SOON_S)
+        assert len(model_cache._under_way) == 1
+        other.is_open.set()
+        assert second.result(SOON_S) == copy
+    assert not model_cache._under_way
 
 
 def test_the_cache_is_its_owners_alone(tmp_path: Path) -> None:

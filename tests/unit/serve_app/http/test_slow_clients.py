@@ -1,0 +1,121 @@
+"""Behind a real uvicorn: answers that nobody takes are counted, and cut off in the end."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from serve_app.http.body import Limits
+from serve_app.http.endpoint import Endpoint
+from serve_app.http.gate import Gate
+from serve_app.http.one_write import joined
+from serve_app.models.predictions import Predictions
+from serve_app.protocols.question import Answer, Head, Question
+from serve_app.records.rows import Rows
+
+LARGE = 32 * 2**20
+"""Bytes: more than the kernel keeps for a connection on its way."""
+
+REQUEST = (
+    b"POST / HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: 1\r\n\r\n1"
+)
+SOON_S = 20.0
+
+
+async def predict(rows: Rows, wants: bool, within_s: float | None) -> Predictions:
+    """Answer with the rows themselves."""
+    return Predictions(rows[:, 0])
+
+
+def read(head: Head, body: bytes) -> Question:
+    """A question with a long answer."""
+    return Question(np.ones((1, 1)), lambda found: Answer(b"x" * LARGE))
+
+
+@asynccontextmanager
+async def serving(gate: Gate, timeout_s: float) -> AsyncIterator[int]:
+    """Serve an endpoint on a free port."""
+    endpoint = Endpoint(read, predict, Limits(1000, 5.0, answer_timeout_s=timeout_s), gate, [])
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await endpoint(scope, receive, joined(send))
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        await task
+
+
+async def settled(gate: Gate, size: int) -> None:
+    """Return once so many bytes are under way."""
+    while gate._bytes != size:
+        await asyncio.sleep(0.01)
+
+
+async def statuses(reader: asyncio.StreamReader) -> tuple[bytes, int]:
+    """Return an answer's status line and how much of its body came before the end."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    size = 0
+    try:
+        while chunk := await reader.read(2**16):
+            size += len(chunk)
+            if size == LARGE:
+                break
+    except ConnectionResetError:
+        pass
+    return head.split(b"\r\n", 1)[0], size
+
+
+def test_an_answer_counts_until_it_is_taken() -> None:
+    """What would be too much meanwhile is refused; then there's room again, on all connections."""
+
+    async def scenario() -> None:
+        gate = Gate(10, LARGE + 1000)
+        async with asyncio.timeout(SOON_S), serving(gate, SOON_S) as port:
+            slow, to_slow = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
+            to_slow.write(REQUEST)
+            await settled(gate, LARGE)
+            other, to_other = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
+            to_other.write(REQUEST)
+            head = await other.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503")
+            assert await statuses(slow) == (b"HTTP/1.1 200 OK", LARGE)
+            await settled(gate, 0)
+            to_slow.write(REQUEST)
+            assert await statuses(slow) == (b"HTTP/1.1 200 OK", LARGE)
+            for writer in (to_slow, to_other):
+                writer.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_an_answer_that_nobody_takes_is_cut_off(is_gone: bool) -> None:
+    """After its time, or when its client is gone; its bytes count no more."""
+
+    async def scenario() -> None:
+        gate = Gate(10, 2 * LARGE)
+        async with asyncio.timeout(SOON_S), serving(gate, SOON_S if is_gone else 0.3) as port:
+            slow, to_slow = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
+            to_slow.write(REQUEST)
+            await settled(gate, LARGE)
+            if is_gone:
+                to_slow.transport.abort()
+            await settled(gate, 0)
+            if not is_gone:
+                head, size = await statuses(slow)
+                assert head == b"HTTP/1.1 200 OK"
+                assert size < LARGE
+            to_slow.close()
+
+    asyncio.run(scenario())
