@@ -73,7 +73,7 @@ def build(args: dict[str, Any]) -> Application:
     except (SettingsError, MlflowUnreachableError, ModelError) as error:
         raise CannotStartError(str(error)) from None
     # Replicas that stop end what they have, for which nobody waits after the deadline; an ingress
-    # reads bodies before that.
+    # reads bodies before that. Who takes longer to take a large answer is cut off.
     worker_stop_s = chosen.limits.deadline_s + STOP_MARGIN_S
     ingress_stop_s = chosen.limits.body_timeout_s + worker_stop_s
     controller = _CONTROLLER.bind(table, chosen)

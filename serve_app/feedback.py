@@ -16,12 +16,11 @@ import numpy as np
 from serve_app.calls.ask import Ask
 from serve_app.calls.workers import Workers
 from serve_app.control.labels import Label
-from serve_app.errors import OverloadedError
-from serve_app.models.predictions import UNANSWERED, Predictions, with_gaps
-from serve_app.observer import QUICK_S, Observer
+from serve_app.models.predictions import Predictions
+from serve_app.observer import Observer
 from serve_app.protocols.question import Places, Question
 from serve_app.records.rows import Rows
-from serve_app.rollouts.evidence import Evidence, Pairs
+from serve_app.rollouts.evidence import Pairs
 
 logger = logging.getLogger("ray.serve")
 
@@ -38,11 +37,14 @@ MOST_BYTES_A_REQUEST: Final = 2**20
 
 MOST_ROWS_A_CALL: Final = 1_000
 
+TIMEOUT_S: Final = 10.0
+"""Longest that both versions may take for a call."""
+
 PAUSE_S: Final = 1.0
 """After a call that failed none is made for so long: clients come first."""
 
-MOST_TRIES: Final = 3
-"""Calls while the workers are busy."""
+MOST_FAILURES: Final = 30
+"""Calls that may fail for one page of labels; to find a single one takes ten."""
 
 Joined = tuple[Label, Rows]
 """The true values of a request, and its rows."""
@@ -105,15 +107,11 @@ class Answered:
 
 
 class Feedback:
-    """What one ingress does with labels. Must be used on one event loop.
+    """What one ingress does with labels. Must be used on one event loop."""
 
-    A version has `deadline_s` seconds for each call.
-    """
-
-    def __init__(self, workers: Workers, observer: Observer, deadline_s: float) -> None:
+    def __init__(self, workers: Workers, observer: Observer) -> None:
         self._workers = workers
         self._observer = observer
-        self._deadline_s = deadline_s
         self._answered = Answered()
 
     def remember(self, request_id: bytes, question: Question, size: int) -> None:
@@ -128,52 +126,56 @@ class Feedback:
     async def join(self, labels: Sequence[Label]) -> None:
         """Compare both versions on those labels whose rows are here.
 
-        Labels of another number of values than the request has records are passed over.
+        Labels of another number of values than the request has records are passed over. What a
+        version has no answer for is halved until it stands alone, and then says nothing of either:
+        it counts among the errors. After `MOST_FAILURES` the rest of these labels is let go.
         """
-        joined: list[Joined] = []
-        count = 0
+        window = self._observer.window
+        groups = self._groups(labels)[::-1]
+        failures = 0
+        while groups and (now := self._observer.window) is not None and window is not None:
+            if now[0] != window[0]:
+                return  # these were answered by others
+            joined = groups.pop()
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    await self._compare(now, joined)
+                continue
+            except Exception as error:  # noqa: BLE001  # whatever it is: there is no answer
+                failures += 1
+                if failures == MOST_FAILURES:
+                    left = len(joined) + sum(map(len, groups))
+                    logger.warning("true values of %d requests are let go: %s", left, error)
+                    return
+                logger.debug("true values could not be compared: %s", error)
+            await asyncio.sleep(PAUSE_S)
+            if len(joined) > 1:
+                middle = len(joined) // 2
+                groups += [joined[middle:], joined[:middle]]
+
+    def _groups(self, labels: Sequence[Label]) -> list[list[Joined]]:
+        """Return the labels whose rows are here, in parts of about `MOST_ROWS_A_CALL` rows."""
+        groups: list[list[Joined]] = []
+        room = 0
         for label in labels:
             records = self._answered.pop(label.request_id.encode())
             if records is None or (known := records.known(label)) is None:
                 continue
-            joined.append((known, records.rows))
-            count += len(records.rows)
-            if count >= MOST_ROWS_A_CALL:
-                await self._compare(joined)
-                joined, count = [], 0
-        if joined:
-            await self._compare(joined)
+            if room <= 0:
+                groups.append([])
+                room = MOST_ROWS_A_CALL
+            groups[-1].append((known, records.rows))
+            room -= len(records.rows)
+        return groups
 
-    async def _compare(self, joined: Sequence[Joined]) -> None:
-        """Count which version is further off; what fails is halved until it stands alone.
-
-        A challenger that fails on what the champion has answered soon is further off. Nothing is
-        said of what no worker has time for.
-        """
-        window = self._observer.window
-        if window is None:
-            return
-        first, second = self._observer.versions
+    async def _compare(self, window: tuple[int, int], joined: Sequence[Joined]) -> None:
+        """Count which version is further off. Raises as `Workers.predict`."""
         rows = np.concatenate([rows for _, rows in joined])
         sizes = tuple(len(rows) for _, rows in joined)
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        try:
-            champion = await self._answer(first, rows, sizes)
-            is_soon = loop.time() - begun < QUICK_S
-            challenger = None if champion is None else await self._answer(second, rows, sizes)
-        except OverloadedError as error:
-            logger.warning("true values of %d requests were not compared: %s", len(joined), error)
-            return
-        if challenger is None and len(joined) > 1:
-            middle = len(joined) // 2
-            await self._compare(joined[:middle])
-            await self._compare(joined[middle:])
-            return
-        if champion is None or (challenger is None and not is_soon):
-            return
-        if challenger is None:
-            challenger = with_gaps([UNANSWERED], sizes, champion.values.shape[1:])
+        versions = self._observer.versions
+        champion, challenger = [
+            await self._workers.predict(rows, sizes, Ask(version)) for version in versions
+        ]
         margin = self._observer.quality_margin(sizes, champion)
         if margin is None:
             return  # too little was seen to say what is far and what isn't
@@ -183,24 +185,7 @@ class Feedback:
             found = champion.part(start, end), challenger.part(start, end)
             total += worse(label.values, *found, self._observer.predicts_labels, margin)
             start = end
-        self._observer.add(window, Evidence(quality=Pairs(len(joined), total)))
-
-    async def _answer(self, version: str, rows: Rows, sizes: tuple[int, ...]) -> Predictions | None:
-        """Return what a version predicts, None if it fails; raises OverloadedError."""
-        tries = 0
-        while True:
-            tries += 1
-            try:
-                async with asyncio.timeout(self._deadline_s):
-                    return await self._workers.predict(rows, sizes, Ask(version))
-            except OverloadedError:
-                if tries == MOST_TRIES:
-                    raise
-            except Exception as error:  # noqa: BLE001  # whatever it is: there is no answer
-                logger.warning("version %s had no answer for true values: %s", version, error)
-                await asyncio.sleep(PAUSE_S)
-                return None
-            await asyncio.sleep(PAUSE_S)
+        self._observer.add_quality(window, Pairs(len(joined), total))
 
 
 def worse(

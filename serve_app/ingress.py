@@ -83,7 +83,7 @@ class Ingress:
         self._workers = Workers(workers)
         self._has_lines = settings.dispatch.lines and os.environ.get("RAY_USE_TLS") != "1"
         self._observer = Observer(self._workers, settings.rollout)
-        self._feedback = Feedback(self._workers, self._observer, settings.limits.deadline_s)
+        self._feedback = Feedback(self._workers, self._observer)
         self._lanes: dict[str, Lane] = {}
         self._has_lost_controller = False
         limits = settings.limits
@@ -230,6 +230,8 @@ class Ingress:
                     await self._controller.observe.remote(*seen)
             except following.UNANSWERED as error:
                 logger.debug("the controller does not answer: %s", error)
+            except Exception:  # the next one may do better
+                logger.exception("what was seen could not be reported")
 
     async def _join_labels(self) -> None:
         """Ask for true values, as long as a rollout is on, and compare them. Ends with this

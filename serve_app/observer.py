@@ -36,13 +36,11 @@ worker's time goes into answers that nobody waits for."""
 BUSY_PAUSE_S: Final = 0.02
 """How long no other one comes after a worker had no time for a shadow call."""
 
-MOST_SPREAD_VALUES: Final = 20
-"""Predictions of one request that count for the champion's spread: no batch makes it alone."""
-
 Classes = tuple[str, ...] | None
 """Labels of a version that gives probabilities, in their order."""
 
 _ids = random.Random()
+_random = np.random.default_rng()
 
 
 class Observer:
@@ -108,10 +106,10 @@ class Observer:
         deviation = self._spread.deviation
         return None if deviation is None else self._policy.quality_distance * deviation
 
-    def add(self, window: tuple[int, int], evidence: Evidence) -> None:
-        """Count what was seen elsewhere in a step; that of another step counts no more."""
-        if window == self._window:
-            self._evidence += evidence
+    def add_quality(self, window: tuple[int, int], quality: Pairs) -> None:
+        """Count what true values say; they come late, and go on over the steps of a rollout."""
+        if self._window is not None and window[0] == self._window[0]:
+            self._evidence += Evidence(quality=quality)
 
     def take(self) -> tuple[tuple[int, int], Evidence] | None:
         """Return the step and what was seen in it since the last time; None if there's nothing."""
@@ -238,11 +236,13 @@ def arm_of(sizes: Sequence[int], errors: Mapping[int, str]) -> Arm:
 
 
 def sampled(sizes: Sequence[int], found: Predictions) -> npt.NDArray[Any]:
-    """Return the answers to the first records of each request, but for those that failed."""
+    """Return the answer to one record of each request, drawn by chance; none if that has failed.
+
+    No batch makes the spread alone, however long it is and whatever its records are sorted by.
+    """
     starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-    is_taken = np.arange(len(found.values)) - np.repeat(starts, sizes) < MOST_SPREAD_VALUES
-    is_taken[list(found.errors)] = False
-    taken: npt.NDArray[Any] = found.values[is_taken]
+    at = starts + (np.asarray(sizes) * _random.random(len(sizes))).astype(np.intp)
+    taken: npt.NDArray[Any] = found.values[[one for one in at.tolist() if one not in found.errors]]
     return taken
 
 

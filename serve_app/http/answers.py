@@ -25,10 +25,13 @@ LINGER_BYTES: Final = 16 * 2**20
 
 SMALL_BYTES: Final = 64 * 1024
 """A body of at most this much is worth discarding, to keep the connection of a refused client; and
-an answer of at most this much leaves the process by itself, whatever its client does."""
+an answer of at most this much isn't waited for, nor counted."""
 
 ABORT: Final = "endeavour.abort"
 """Type of the message that ends a connection at once, what is still to be written lost: ours."""
+
+TAKES_ABORT: Final = "endeavour.takes_abort"
+"""Is in the ASGI scope if `send` takes that message, and waits for the client as uvicorn's does."""
 
 _DIGITS: Final = len(str(SMALL_BYTES))
 
@@ -47,16 +50,16 @@ async def send_whole(
 async def deliver(
     send: Send, scope: Scope, headers: Headers, body: bytes, timeout_s: float
 ) -> None:
-    """Send an answer that was asked for, and wait until its client has taken all but a little.
+    """Send an answer that was asked for; of a large one wait until its client has taken most.
 
-    One that takes longer than `timeout_s` is cut off.
+    One that takes longer than `timeout_s` is cut off. On Serve's own way neither can be.
     """
-    if len(body) <= SMALL_BYTES:
+    if len(body) <= SMALL_BYTES or TAKES_ABORT not in scope:
         await send_whole(send, scope, 200, headers, body)
         return
-    await send_whole(send, scope, 200, headers, body, is_whole=False)
     try:
         async with asyncio.timeout(timeout_s):
+            await send_whole(send, scope, 200, headers, body, is_whole=False)
             await send({"type": "http.response.body", "body": b""})
     except TimeoutError:
         await send({"type": ABORT})

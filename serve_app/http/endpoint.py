@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -32,6 +33,7 @@ TIMEOUT: Final = b"x-request-timeout-ms"
 """Header: how many milliseconds the client waits, from its request on; ours is the longest."""
 
 _TIMEOUT_DIGITS: Final = 9
+_UNCOUNTED: Final = nullcontext()
 
 
 class Predict(Protocol):
@@ -80,11 +82,11 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure is a problem document."""
-        sent = self._gate.body()
+        counted: AbstractContextManager[object] = _UNCOUNTED
         try:
             answer = await self._answer(scope, receive)
             if len(answer.body) > answers.SMALL_BYTES:
-                sent.grow(len(answer.body))
+                counted = self._gate.answer(len(answer.body))
         except body.ClientGoneError:
             return
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer
@@ -95,7 +97,7 @@ class Endpoint:
                 *answer.headers,
                 *self._headers,
             ]
-            with sent:
+            with counted:
                 await answers.deliver(send, scope, headers, answer.body, self._answer_timeout_s)
 
     async def _refuse(

@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import MalformedHeaderError
-from serve_app.http.answers import REQUEST_ID
+from serve_app.http.answers import REQUEST_ID, TAKES_ABORT
 from serve_app.http.one_write import joined
 from serve_app.http.paths import members_for, path_of
 
@@ -74,6 +74,7 @@ class Front:
             scope[REQUEST_ID] = request_ids[0] if request_ids else _new_id().encode()
         endpoint = self._replica.endpoint(scope)
         if endpoint is not None:
+            scope[TAKES_ABORT] = True
             await endpoint(scope, receive, joined(send))
             return
         kept = [pair for pair in scope["headers"] if _dashed(pair[0]) not in _DROPPED]

@@ -37,14 +37,23 @@ class Gate:
         """Return what counts a body."""
         return Body(self)
 
+    def answer(self, size: int) -> "Body":
+        """Return what counts an answer, which may have any size if nothing else is under way.
+
+        Raises OverloadedError.
+        """
+        if self._bytes:
+            self.take(size)
+        else:
+            self._bytes = size
+        return Body(self, size)
+
     def take(self, size: int) -> None:
         """Count bytes in. Raises OverloadedError if they are too many."""
         if self._bytes + size > self._max_bytes:
-            error = OverloadedError(
+            raise OverloadedError(
                 f"bodies of {self._bytes} bytes are under way in this ingress: try again later"
             )
-            error.headers["connection"] = "close"  # the rest of it is not read
-            raise error
         self._bytes += size
 
     def give_back(self, size: int) -> None:
@@ -53,17 +62,21 @@ class Gate:
 
 
 class Body:
-    """What has come of one body. A context manager: at its end the bytes are gone again."""
+    """What has come of one body, or is to go: a context manager, at whose end it is gone again."""
 
     __slots__ = ("_gate", "_size")
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, size: int = 0) -> None:
         self._gate = gate
-        self._size = 0
+        self._size = size
 
     def grow(self, size: int) -> None:
         """Count more of it. Raises OverloadedError."""
-        self._gate.take(size)
+        try:
+            self._gate.take(size)
+        except OverloadedError as error:
+            error.headers["connection"] = "close"  # the rest of it is not read
+            raise
         self._size += size
 
     def __enter__(self) -> "Body":

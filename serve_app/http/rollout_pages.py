@@ -25,7 +25,7 @@ MOST_VALUES: Final = 1_000
 """True values in one body: for larger requests none are kept."""
 
 
-PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$"
+PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]+$"
 """What goes on record and onto terminals."""
 
 

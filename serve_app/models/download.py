@@ -31,7 +31,12 @@ _NOWHERE: Final = ("", "file", "models", "runs")
 """Paths of this node; and what still isn't found after so many hops."""
 
 _CLOUDS: Final = {
-    "abfss": (".core.windows.net", ".core.usgovcloudapi.net", ".core.chinacloudapi.cn"),
+    "abfss": (
+        ".core.windows.net",
+        ".core.usgovcloudapi.net",
+        ".core.chinacloudapi.cn",
+        ".dfs.fabric.microsoft.com",
+    ),
     "b2": (".backblazeb2.com",),
     "r2": (".r2.cloudflarestorage.com",),
 }

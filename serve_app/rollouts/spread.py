@@ -5,24 +5,22 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-MIN_VALUES: Final = 30
-"""Values from which the spread is taken."""
+MIN_VALUES: Final = 100
+"""Values from which the spread is taken: so many that one of them is no more than a tail."""
 
 MOST_VALUES: Final = 1_000
 """Values that are kept, drawn from all that came with equal chances (Vitter's algorithm R)."""
 
-TAIL: Final = 0.05
+TAIL: Final = 0.02
 """Share of the values on either side that may be anything at all."""
-
-NORMAL_WIDTH: Final = 3.28970725390294
-"""Distance of a normal distribution's 95th percentile from its 5th, in standard deviations."""
 
 
 class Spread:
-    """The standard deviation of what a champion predicts, as it is seen.
+    """The standard deviation of what a champion predicts, as it is seen, without its tails.
 
-    It is that of the normal distribution with the same 5th and 95th percentile: clients choose the
-    records, and one absurd value must not make everything else look alike.
+    Clients choose the records, and one absurd value must not make everything else look alike. So
+    values beyond the 2nd and 98th percentile count as these. If nearly all are alike, the others
+    count by their median distance.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -45,9 +43,18 @@ class Spread:
         """The standard deviation; None while it can't be told."""
         if self._count < MIN_VALUES:
             return None
-        kept = self._kept[: self._count]
+        kept = np.sort(self._kept[: self._count])
+        beyond = int(np.ceil(TAIL * len(kept)))
+        low, high = kept[beyond], kept[-1 - beyond]
         with np.errstate(over="ignore", invalid="ignore"):
-            low, high = np.quantile(kept, (TAIL, 1 - TAIL))
-            # Of values that are nearly all the same, the others are what there is to go by.
-            found = float((high - low) / NORMAL_WIDTH if high > low else kept.std(ddof=1))
-        return found if np.isfinite(found) else None
+            found = kept.clip(low, high).std(ddof=1) if low < high else _of_others(kept)
+        return float(found) if np.isfinite(found) else None
+
+
+def _of_others(ordered: npt.NDArray[np.float64]) -> float:
+    """Return the standard deviation of values that are one in the middle, and rarely another."""
+    distances = np.abs(ordered - ordered[len(ordered) // 2])
+    others = distances[distances > 0]
+    if not len(others):
+        return 0.0
+    return float(np.median(others) * np.sqrt(len(others) / len(ordered)))

@@ -25,7 +25,6 @@ from tests.services import service
 from tests.unit.serve_app.control.stage import model_of
 
 ID = "a request"
-DEADLINE_S = 5.0
 
 
 class Slopes:
@@ -47,7 +46,7 @@ def pairs(records: list[Any], values: tuple[Any, ...], query: str = "?partial=tr
     workers: Any = Slopes()
     observer = Observer(workers, Policy())
     observer.turn(Table(1, model_of("1"), model_of("2"), rollout=State(7, "1", "2", 0, 0.0)))
-    feedback = Feedback(workers, observer, DEADLINE_S)
+    feedback = Feedback(workers, observer)
     served = application(
         service(
             model_of("1"),

@@ -19,7 +19,6 @@ from serve_app.models.served import ServedModel, ServedVersion
 from serve_app.observer import (
     BUSY_PAUSE_S,
     IDLE_FACTOR,
-    MOST_SPREAD_VALUES,
     Observer,
     arm_of,
     sampled,
@@ -31,13 +30,15 @@ from serve_app.records.signature import Column, Signature
 from serve_app.rollouts.evidence import Arm, Evidence, Pairs
 from serve_app.rollouts.policy import Policy
 from serve_app.rollouts.rollout import State
-from serve_app.rollouts.spread import MIN_VALUES, NORMAL_WIDTH
+from serve_app.rollouts.spread import MIN_VALUES, Spread
 from serve_app.routing import Table
 
 SOON_S = 5.0
-MANY = MIN_VALUES
+MANY = 30
 ROWS = np.arange(float(MANY)).reshape(-1, 1)
 SIZES = (10, MANY - 10)
+SEEN = (1,) * MIN_VALUES, Predictions(np.arange(float(MIN_VALUES)) % MANY)
+"""From which the spread is known."""
 CHAMPION, CHALLENGER = Ask("1"), Ask("2")
 WINDOW = (7, 0)
 Outcome = Predictions | Exception
@@ -106,12 +107,18 @@ def seen(observer: Observer) -> Evidence:
     return taken[1] if taken is not None else Evidence()
 
 
-def observed(workers: FakeWorkers, ask: Ask = CHAMPION, present: Table | None = None) -> Evidence:
-    """What is seen of one call, and of its shadow."""
+def observed(
+    workers: FakeWorkers,
+    ask: Ask = CHAMPION,
+    present: Table | None = None,
+    before: Predictions = SEEN[1],
+) -> Evidence:
+    """What is seen of one call, and of its shadow, once the spread is known."""
 
     async def scenario() -> Evidence:
         observer = Observer(workers, Policy())
         observer.turn(present or table())
+        observer.quality_margin(SEEN[0], before)
         with contextlib.suppress(NotReadyError, OverloadedError):
             await observer.call(ask, ROWS, SIZES)
         await idle(observer)
@@ -236,9 +243,12 @@ def test_pairs_are_of_challenger_against_champion(ask: Ask) -> None:
 
 def test_how_far_is_otherwise_goes_by_the_champions_spread() -> None:
     """Half a standard deviation, of whatever version answered."""
-    limit = 0.5 * 0.9 * (MANY - 1) / NORMAL_WIDTH
+    spread = Spread()
+    spread.add(SEEN[1].values)
+    assert spread.deviation is not None
+    limit = 0.5 * spread.deviation
     for ask in (CHAMPION, CHALLENGER):
-        for shift, differ in ((0.99 * limit, 0.0), (1.01 * limit, 2.0)):
+        for shift, differ in ((0.95 * limit, 0.0), (1.05 * limit, 2.0)):
             workers = FakeWorkers(v1=numbers(), v2=numbers(shift=shift))
             assert observed(workers, ask).shift == Pairs(2, differ)
 
@@ -251,12 +261,12 @@ def test_before_the_spread_is_known_nothing_is_called_otherwise() -> None:
         workers = FakeWorkers(v1=few, v2=few._replace(values=np.full(1, 99.0)))
         observer = Observer(workers, Policy())
         observer.turn(table())
-        for calls in range(1, MANY + 1):
+        for calls in range(1, MIN_VALUES + 1):
             await observer.call(CHAMPION, ROWS[:1], (1,))
             await idle(observer)
             found = seen(observer)
             assert found.time == Pairs(1, 0.0)
-            assert found.shift == (Pairs(1, 1.0) if calls == MANY else Pairs())
+            assert found.shift == (Pairs(1, 1.0) if calls == MIN_VALUES else Pairs())
 
     asyncio.run(scenario())
 
@@ -268,6 +278,7 @@ def test_a_new_champion_has_a_spread_of_its_own() -> None:
         workers = FakeWorkers()
         observer = Observer(workers, Policy())
         observer.turn(table())
+        observer.quality_margin(*SEEN)
         await observer.call(CHAMPION, ROWS, SIZES)
         await idle(observer)
         assert seen(observer).shift.count == 2
@@ -294,7 +305,9 @@ def test_numbers_of_any_kind_are_compared(kind: Any) -> None:
     """An unsigned difference would wrap around, one of truth values would fail."""
     low = Predictions(np.tile(np.array([0, 1], dtype=kind), MANY // 2), {}, 0.002, MANY)
     high = low._replace(values=np.tile(np.array([1, 0], dtype=kind), MANY // 2))
-    assert observed(FakeWorkers(v1=low, v2=high)).shift == Pairs(2, 2.0)
+    before = Predictions(np.tile(np.array([0, 1], dtype=kind), MIN_VALUES // 2))
+    found = observed(FakeWorkers(v1=low, v2=high), before=before)
+    assert found.shift == Pairs(2, 2.0)
     assert observed(FakeWorkers(v1=low, v2=low)).shift == Pairs(2, 0.0)
 
 
@@ -356,33 +369,39 @@ def test_longer_is_so_by_a_factor_and_by_a_time(
     assert timed(Policy(), *pair) == Pairs(1, float(is_longer))
 
 
-def test_the_spread_is_of_each_requests_first_answers() -> None:
-    """Records without an answer have none: their values are whatever was there."""
-    sizes = (1, 2 * MOST_SPREAD_VALUES, 2)
-    found = Predictions(np.arange(float(sum(sizes))), {0: "raised", 3: "raised"})
-    expected = [*range(1, MOST_SPREAD_VALUES + 1), sum(sizes) - 2, sum(sizes) - 1]
-    assert sampled(sizes, found).tolist() == [value for value in expected if value != 3]
+def test_the_spread_is_that_of_one_record_of_each_request() -> None:
+    """Drawn by chance, wherever it stands; those without an answer have none."""
+    sizes = (1, 20, 1, 3)
+    found = Predictions(np.arange(25.0), {21: "raised"})
+    drawn = [sampled(sizes, found).tolist() for _ in range(500)]
+    assert {len(values) for values in drawn} == {3}
+    first, second, third = (set(values) for values in zip(*drawn, strict=True))
+    assert first == {0.0}
+    assert second == set(range(1, 21))
+    assert third == set(range(22, 25))
 
 
 def test_one_absurd_record_makes_nothing_else_alike() -> None:
-    """Neither alone nor as a batch, nor by a number that has no square."""
+    """Neither alone nor as a batch, nor by a number that has no square, first or last."""
 
     async def scenario() -> None:
         for rows, absurd in ((1, 1e9), (1, 1e200), (100, 1e9)):
-            workers = FakeWorkers(v1=numbers(), v2=numbers(shift=1000.0))
-            observer = Observer(workers, Policy())
-            observer.turn(table())
-            for _ in range(20):
-                observer.quality_margin(SIZES, numbers())
-            same = Predictions(np.full(rows, absurd), {}, 0.002, rows)
-            workers.outcomes = {"1": same, "2": same}
-            await observer.call(CHAMPION, np.full((rows, 1), absurd), (rows,))
-            await idle(observer)
-            assert seen(observer).shift == Pairs(1, 0.0)
-            workers.outcomes = {"1": numbers(), "2": numbers(shift=1000.0)}
-            await observer.call(CHAMPION, ROWS, SIZES)
-            await idle(observer)
-            assert seen(observer).shift == Pairs(2, 2.0)
+            for is_first in (True, False):
+                same = Predictions(np.full(rows, absurd), {}, 0.002, rows)
+                workers = FakeWorkers(v1=same, v2=same)
+                observer = Observer(workers, Policy())
+                observer.turn(table())
+                if not is_first:
+                    observer.quality_margin(*SEEN)
+                await observer.call(CHAMPION, np.full((rows, 1), absurd), (rows,))
+                await idle(observer)
+                assert seen(observer).shift.total == 0.0
+                if is_first:
+                    observer.quality_margin(*SEEN)
+                workers.outcomes = {"1": numbers(), "2": numbers(shift=1000.0)}
+                await observer.call(CHAMPION, ROWS, SIZES)
+                await idle(observer)
+                assert seen(observer).shift == Pairs(2, 2.0)
 
     asyncio.run(scenario())
 
@@ -391,7 +410,7 @@ def test_each_rollout_has_a_spread_of_its_own() -> None:
     """Whose steps share it."""
     observer = Observer(FakeWorkers(), Policy())
     observer.turn(table())
-    assert observer.quality_margin(SIZES, numbers()) is not None
+    assert observer.quality_margin(*SEEN) is not None
     one = (1,), Predictions(np.ones(1))
     observer.turn(table(step=1))
     assert observer.quality_margin(*one) is not None
@@ -401,7 +420,7 @@ def test_each_rollout_has_a_spread_of_its_own() -> None:
 
 
 def test_what_was_taken_is_taken_once() -> None:
-    """And what comes from elsewhere is counted with the rest."""
+    """And what true values say is counted with the rest, whichever step it was asked for."""
 
     async def scenario() -> None:
         observer = Observer(FakeWorkers(), Policy())
@@ -411,8 +430,8 @@ def test_what_was_taken_is_taken_once() -> None:
         assert taken == (WINDOW, Evidence(champion=Arm(2)))
         assert observer.take() is None
         await observer.call(CHAMPION, ROWS, SIZES)
-        observer.add(*taken)
-        assert observer.take() == (WINDOW, Evidence(champion=Arm(4)))
+        observer.add_quality((WINDOW[0], 3), Pairs(2, 1.0))
+        assert observer.take() == (WINDOW, Evidence(champion=Arm(2), quality=Pairs(2, 1.0)))
 
     asyncio.run(scenario())
 
@@ -429,12 +448,13 @@ def test_what_belongs_to_another_step_is_not_counted() -> None:
         live = asyncio.create_task(observer.call(CHAMPION, ROWS, SIZES))
         await asyncio.sleep(0)
         observer.turn(table(step=1))
-        observer.add(WINDOW, Evidence(champion=Arm(2)))
+        observer.add_quality((WINDOW[0] - 1, 1), Pairs(2, 1.0))  # another rollout
         for gate in workers.gates.values():
             gate.set()
         await live
         await idle(observer)
-        assert seen(observer).champion == Arm()
+        found = seen(observer)
+        assert (found.champion, found.quality) == (Arm(), Pairs())
 
     asyncio.run(scenario())
 

@@ -35,3 +35,18 @@ def test_bodies_count_by_what_has_come_of_them() -> None:
         raise ValueError("broken")
     with gate.body() as fourth:
         fourth.grow(100)
+
+
+def test_a_large_answer_counts_with_the_bodies() -> None:
+    """Alone it may have any size, or it could never be had."""
+    gate = Gate(max_requests=2, max_bytes=100)
+    with gate.answer(1000), gate.body() as body:
+        with pytest.raises(OverloadedError, match="bodies of 1000 bytes") as refused:
+            gate.answer(1)
+        assert refused.value.headers == {"retry-after": "1"}  # all of the request has been read
+        with pytest.raises(OverloadedError):
+            body.grow(1)
+    with gate.answer(60), gate.answer(40), pytest.raises(OverloadedError):
+        gate.answer(1)
+    with gate.body() as body:
+        body.grow(100)

@@ -4,12 +4,14 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from serve_app.http.answers import SMALL_BYTES, TAKES_ABORT
 from serve_app.http.body import Limits
 from serve_app.http.endpoint import Endpoint
 from serve_app.http.gate import Gate
@@ -24,6 +26,7 @@ LARGE = 32 * 2**20
 REQUEST = (
     b"POST / HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: 1\r\n\r\n1"
 )
+SMALL = REQUEST[:-1] + b"0"
 SOON_S = 20.0
 
 
@@ -33,17 +36,23 @@ async def predict(rows: Rows, wants: bool, within_s: float | None) -> Prediction
 
 
 def read(head: Head, body: bytes) -> Question:
-    """A question with a long answer."""
-    return Question(np.ones((1, 1)), lambda found: Answer(b"x" * LARGE))
+    """A question with a long answer, or with one that is just not."""
+    size = LARGE if body == b"1" else SMALL_BYTES
+    return Question(np.ones((1, 1)), lambda found: Answer(b"x" * size))
 
 
 @asynccontextmanager
-async def serving(gate: Gate, timeout_s: float) -> AsyncIterator[int]:
-    """Serve an endpoint on a free port."""
+async def serving(
+    gate: Gate, timeout_s: float, answered: asyncio.Queue[bool] | None = None
+) -> AsyncIterator[int]:
+    """Serve an endpoint on a free port; say after each answer whether its connection is full."""
     endpoint = Endpoint(read, predict, Limits(1000, 5.0, answer_timeout_s=timeout_s), gate, [])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await endpoint(scope, receive, joined(send))
+        await endpoint({**scope, TAKES_ABORT: True}, receive, joined(send))
+        if answered is not None:
+            cycle: Any = getattr(send, "__self__")  # noqa: B009
+            answered.put_nowait(cycle.flow.write_paused)
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -116,6 +125,26 @@ def test_an_answer_that_nobody_takes_is_cut_off(is_gone: bool) -> None:
                 head, size = await statuses(slow)
                 assert head == b"HTTP/1.1 200 OK"
                 assert size < LARGE
+            to_slow.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_whose_head_cannot_go_out_is_cut_off_as_well() -> None:
+    """Behind small ones that nobody takes."""
+
+    async def scenario() -> None:
+        gate = Gate(10, 2 * LARGE)
+        answered: asyncio.Queue[bool] = asyncio.Queue()
+        async with asyncio.timeout(SOON_S), serving(gate, 0.3, answered) as port:
+            _, to_slow = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
+            is_full = False
+            while not is_full:
+                to_slow.write(SMALL)
+                is_full = await answered.get()
+            to_slow.write(REQUEST)
+            await settled(gate, LARGE)
+            await settled(gate, 0)
             to_slow.close()
 
     asyncio.run(scenario())
