@@ -1,16 +1,13 @@
 """Behind a real uvicorn: head and body arrive as they should, in one write where they are small."""
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from serve_app.http.one_write import MAX_JOINED_BYTES, joined
+from tests.unit.serve_app.http.servers import serving
 
 BODIES = {"/small": b"42", "/large": b"x" * (MAX_JOINED_BYTES + 1), "/empty": b""}
 
@@ -60,22 +57,6 @@ class App:
             await send({"type": "http.response.body", "body": part, "more_body": more})
         assert cycle.transport is writes
         self.writes.append(writes.count)
-
-
-@asynccontextmanager
-async def serving(app: App) -> AsyncIterator[int]:
-    """Serve on a free port."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(
-            uvicorn.Config(app, http="httptools", log_level="critical", lifespan="off")
-        )
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:
-            await asyncio.sleep(0.01)
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        await task
 
 
 async def ask(port: int, *requests: bytes) -> bytes:

@@ -1,15 +1,11 @@
 """Behind a real uvicorn: answers that nobody takes are counted, and cut off in the end."""
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.http.answers import SMALL_BYTES, TAKES_ABORT
 from serve_app.http.body import Limits
@@ -19,6 +15,7 @@ from serve_app.http.one_write import joined
 from serve_app.models.predictions import Predictions
 from serve_app.protocols.question import Answer, Head, Question
 from serve_app.records.rows import Rows
+from tests.unit.serve_app.http.servers import serving
 
 LARGE = 32 * 2**20
 """Bytes: more than the kernel keeps for a connection on its way."""
@@ -41,11 +38,8 @@ def read(head: Head, body: bytes) -> Question:
     return Question(np.ones((1, 1)), lambda found: Answer(b"x" * size))
 
 
-@asynccontextmanager
-async def serving(
-    gate: Gate, timeout_s: float, answered: asyncio.Queue[bool] | None = None
-) -> AsyncIterator[int]:
-    """Serve an endpoint on a free port; say after each answer whether its connection is full."""
+def answering(gate: Gate, timeout_s: float, answered: asyncio.Queue[bool] | None = None) -> ASGIApp:
+    """An endpoint that says after each answer whether its connection is full."""
     endpoint = Endpoint(read, predict, Limits(1000, 5.0, answer_timeout_s=timeout_s), gate, [])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,15 +48,7 @@ async def serving(
             cycle: Any = getattr(send, "__self__")  # noqa: B009
             answered.put_nowait(cycle.flow.write_paused)
 
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:
-            await asyncio.sleep(0.01)
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        await task
+    return app
 
 
 async def settled(gate: Gate, size: int) -> None:
@@ -90,7 +76,7 @@ def test_an_answer_counts_until_it_is_taken() -> None:
 
     async def scenario() -> None:
         gate = Gate(10, LARGE + 1000)
-        async with asyncio.timeout(SOON_S), serving(gate, SOON_S) as port:
+        async with asyncio.timeout(SOON_S), serving(answering(gate, SOON_S)) as port:
             slow, to_slow = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
             to_slow.write(REQUEST)
             await settled(gate, LARGE)
@@ -114,7 +100,8 @@ def test_an_answer_that_nobody_takes_is_cut_off(is_gone: bool) -> None:
 
     async def scenario() -> None:
         gate = Gate(10, 2 * LARGE)
-        async with asyncio.timeout(SOON_S), serving(gate, SOON_S if is_gone else 0.3) as port:
+        app = answering(gate, SOON_S if is_gone else 0.3)
+        async with asyncio.timeout(SOON_S), serving(app) as port:
             slow, to_slow = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
             to_slow.write(REQUEST)
             await settled(gate, LARGE)
@@ -136,7 +123,7 @@ def test_an_answer_whose_head_cannot_go_out_is_cut_off_as_well() -> None:
     async def scenario() -> None:
         gate = Gate(10, 2 * LARGE)
         answered: asyncio.Queue[bool] = asyncio.Queue()
-        async with asyncio.timeout(SOON_S), serving(gate, 0.3, answered) as port:
+        async with asyncio.timeout(SOON_S), serving(answering(gate, 0.3, answered)) as port:
             _, to_slow = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
             is_full = False
             while not is_full:
