@@ -30,16 +30,17 @@ def drain(running: Callable[[], Iterable[psutil.Process]], deadline_s: float) ->
     """Let those of `running` that are HAProxy end what they have, and take nothing more.
 
     Returns when no request is under way for QUIET_S; or, after `deadline_s` seconds, how many are.
-    What does not answer holds nothing up.
+    What does not answer is asked once more, and holds nothing up then.
     """
     until = time.monotonic() + deadline_s
     seen_at = time.monotonic()
     while True:
+        began = time.monotonic()
         left = _look(running())
-        now = time.monotonic()
         if left:
-            seen_at = now
-        if now > until or now - seen_at > QUIET_S:
+            seen_at = time.monotonic()
+        # Counted from when it began to look: an answer that is waited for in vain tells nothing.
+        if time.monotonic() > until or began - seen_at > QUIET_S:
             return left
         time.sleep(_POLL_S)
 
