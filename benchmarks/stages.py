@@ -31,6 +31,7 @@ from serve_app.calls.server import Server
 from serve_app.http.body import Limits
 from serve_app.http.endpoint import Endpoint
 from serve_app.http.gate import Gate
+from serve_app.metrics.counts import Requests
 from serve_app.models import model_files
 from serve_app.models.model import Model
 from serve_app.models.predictions import Predictions
@@ -113,7 +114,8 @@ class Stages:
 
     def asked(self) -> Step:
         """The whole of an endpoint, as uvicorn calls it."""
-        endpoint = Endpoint(self.read, self.instant, Limits(2**24, 10.0), Gate(256, 2**28), [])
+        limits, gate = Limits(2**24, 10.0), Gate(256, 2**28)
+        endpoint = Endpoint(self.read, self.instant, limits, gate, [], Requests())
         headers = [(b"host", b"x"), (b"content-type", b"application/json"), (b"accept", b"*/*")]
         scope: Scope = {"type": "http", "path": "/", "query_string": b"", "headers": headers}
 

@@ -21,6 +21,8 @@ from serve_app.control.conductor import Conductor, Orders
 from serve_app.control.fleet import LEASE_S, Report
 from serve_app.control.labels import Label, LabelState
 from serve_app.control.tracker import MlflowTracker
+from serve_app.metrics.counts import Report as IngressReport
+from serve_app.metrics.reports import Reports
 from serve_app.model_errors import ModelError
 from serve_app.models.rehearsal import Rehearsals
 from serve_app.models.served import ServedModel, ServedVersion
@@ -64,6 +66,7 @@ class RolloutController:
     def __init__(self, seed: Table, settings: Settings) -> None:
         self._settings = settings
         self._rehearsals = Rehearsals()
+        self._reports = Reports()
         self._conductor = Conductor(
             seed,
             settings.rollout,
@@ -104,6 +107,10 @@ class RolloutController:
     async def observe(self, window: tuple[int, int], evidence: Evidence) -> None:
         """Take what an ingress has counted."""
         self._conductor.observe(window, evidence)
+
+    async def report(self, ingress: str, report: IngressReport) -> dict[str, IngressReport]:
+        """Take all that an ingress has counted, and return what all of them have."""
+        return self._reports.note(ingress, report, time.monotonic())
 
     async def label(self, label: Label) -> LabelState:
         """Take a true value that a client has sent to an ingress."""

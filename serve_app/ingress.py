@@ -29,6 +29,9 @@ from serve_app.http.guard import Guard
 from serve_app.http.routes import Application, Service
 from serve_app.http.switch import Switch
 from serve_app.lane import Lane
+from serve_app.metrics import exposition, reports
+from serve_app.metrics.counts import Counts, Report, UnderWay
+from serve_app.models.served import ServedModel
 from serve_app.observer import Observer
 from serve_app.routing import CHALLENGER, CHAMPION, Published, Role, Table
 from serve_app.settings import Settings
@@ -41,6 +44,9 @@ READY_KEPT_S: Final = 1.0
 
 CONTROL_TIMEOUT_S: Final = 10.0
 REPORT_PERIOD_S: Final = 1.0
+METRICS_TIMEOUT_S: Final = 5.0
+"""Prometheus waits 10 s by default."""
+METRICS_KEPT_S: Final = 1.0
 KEYS_PERIOD_S: Final = 2.0
 LINES_PERIOD_S: Final = 1.0
 MIN_CALLS_UNDER_WAY: Final = 2
@@ -90,8 +96,11 @@ class Ingress:
         self._singles = Gate(limits.max_requests, limits.max_bytes_under_way)
         self._batches = Gate(limits.max_requests, limits.max_bytes_under_way)
         self._rates = Rates()
-        ingress = serve.get_replica_context().replica_id.unique_id
-        ask = following.handle_ask(controller.follow_table, lambda: ingress, self._held)
+        self._counts = Counts()
+        self._reports: dict[str, Report] = {}
+        self._exchange = Shared(self._exchange_reports, METRICS_KEPT_S)
+        self._name = serve.get_replica_context().replica_id.unique_id
+        ask = following.handle_ask(controller.follow_table, lambda: self._name, self._held)
         news = await following.first(ask)
         self._published = (
             news.value
@@ -99,13 +108,14 @@ class Ingress:
             else Published(await asyncio.to_thread(memory.fallback, seed, settings))
         )
         self._switch = Switch((await self._build(self._published.table))[CHAMPION])
-        self._guard = Guard(self._switch, self._keys, self._rates)
+        self._guard = Guard(self._switch, self._keys, self._rates, self._counts.not_let_in)
         await self._use(self._published)
         loop = asyncio.get_running_loop()
         self._tasks = [
             following.keep_following(ask, self._use, self._lose),
             loop.create_task(self._report(), context=contextvars.Context()),
             loop.create_task(self._join_labels(), context=contextvars.Context()),
+            loop.create_task(self._keep_reporting(), context=contextvars.Context()),
             loop.create_task(self._refresh_keys(), context=contextvars.Context()),
             loop.create_task(self._keep_lines(), context=contextvars.Context()),
         ]
@@ -125,9 +135,9 @@ class Ingress:
 
     async def _build(self, table: Table) -> dict[Role, Application]:
         """Return the routes of each role, those of new versions made off the event loop."""
+        self._counts.keep(model.version.version for model, _ in table.routed)
         lanes = {
-            model.version.version: self._lanes.get(model.version.version)
-            or Lane(model, self._observer, self._settings, self._max_calls_under_way)
+            model.version.version: self._lanes.get(model.version.version) or self._lane(model)
             for model, _ in table.routed
         }
         self._lanes = lanes
@@ -137,6 +147,10 @@ class Ingress:
             )
             for model, role in table.routed
         }
+
+    def _lane(self, model: ServedModel) -> Lane:
+        counts = self._counts.of(model.version.version)
+        return Lane(model, self._observer, counts, self._settings, self._max_calls_under_way)
 
     async def _use(self, published: Published) -> None:
         """Go by what the controller says."""
@@ -182,6 +196,8 @@ class Ingress:
             command=self._command,
             label=self._label,
             remember=self._feedback.remember,
+            counts=lane.counts,
+            metrics=self._metrics,
         )
 
     def _max_calls_under_way(self) -> int:
@@ -209,9 +225,23 @@ class Ingress:
         state: LabelState = await self._asked(self._controller.label.remote(label))
         return state
 
-    async def _asked(self, answer: Any) -> Any:
+    async def _metrics(self, accepted: str) -> tuple[bytes, str]:
+        await self._exchange()
+        return exposition.render(self._reports, self._published, accepted)
+
+    async def _exchange_reports(self) -> None:
+        """Tell the controller what was counted here, and hear what the others have."""
+        under_way = {
+            name: UnderWay(gate.requests, gate.content_bytes)
+            for name, gate in (("single", self._singles), ("batch", self._batches))
+        }
+        report = Report(self._counts.copy(), under_way, time.process_time())
+        answer = self._controller.report.remote(self._name, report)
+        self._reports = await self._asked(answer, METRICS_TIMEOUT_S)
+
+    async def _asked(self, answer: Any, within_s: float = CONTROL_TIMEOUT_S) -> Any:
         try:
-            async with asyncio.timeout(CONTROL_TIMEOUT_S):
+            async with asyncio.timeout(within_s):
                 return await answer
         except following.UNANSWERED as error:
             raise NotReadyError(
@@ -232,6 +262,17 @@ class Ingress:
                 logger.debug("the controller does not answer: %s", error)
             except Exception:  # the next one may do better
                 logger.exception("what was seen could not be reported")
+
+    async def _keep_reporting(self) -> None:
+        """Tell what was counted though nobody asks this ingress for it. Ends with this replica."""
+        while True:
+            await asyncio.sleep(reports.PERIOD_S)
+            try:
+                await self._exchange()
+            except NotReadyError as error:
+                logger.debug("nobody is told what was counted: %s", error)
+            except Exception:  # the next one may do better
+                logger.exception("what was counted could not be told")
 
     async def _join_labels(self) -> None:
         """Ask for true values, as long as a rollout is on, and compare them. Ends with this

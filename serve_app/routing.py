@@ -72,6 +72,9 @@ def window_of(table: Table) -> tuple[int, int] | None:
     return (table.rollout.number, table.rollout.step) if table.rollout is not None else None
 
 
+ANSWERS: Final = "answers"
+"""What the status says of an MLflow that does."""
+
 STATUS_UNKNOWN: Final[Mapping[str, Any]] = {
     "rollout": None,
     "last_rollout": None,

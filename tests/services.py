@@ -7,6 +7,7 @@ from serve_app.http.body import Limits
 from serve_app.http.endpoint import Predict
 from serve_app.http.gate import Gate
 from serve_app.http.routes import Service
+from serve_app.metrics.counts import VersionCounts
 from serve_app.models.served import ServedModel
 from serve_app.routing import CHAMPION, Published, Table
 
@@ -15,6 +16,11 @@ LIMITS = Limits(max_body_bytes=1000, body_timeout_s=5.0)
 
 async def all_well() -> None:
     """A worker that answers."""
+
+
+async def no_metrics(accepted: str) -> tuple[bytes, str]:
+    """Nothing was counted."""
+    return b"", "text/plain"
 
 
 class Commands:
@@ -55,5 +61,7 @@ def service(model: ServedModel, predict: Predict, **changes: Any) -> Service:
         "command": Commands(),
         "label": Labelled(),
         "remember": lambda request_id, question, size: None,
+        "counts": VersionCounts(),
+        "metrics": no_metrics,
     }
     return Service(model=model, predict=predict, **{**defaults, **changes})

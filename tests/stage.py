@@ -227,7 +227,7 @@ def launch(
     running.change_config(root, change)
     own = {**environ, "MLFLOW_TRACKING_URI": relay.uri, "MODEL_NAME": name}
     if has_api_keys:
-        key, sent = api_keys.create("predict,feedback,admin")
+        key, sent = api_keys.create("predict,feedback,admin,metrics")
         own |= {
             "ENDEAVOUR_ENV": "production",
             "ENDEAVOUR_API_KEYS": str(key),

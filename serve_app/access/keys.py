@@ -17,11 +17,12 @@ from typing import Final, Literal, get_args
 
 from contract.strict import SettingsError
 
-Scope = Literal["predict", "feedback", "admin"]
+Scope = Literal["predict", "feedback", "admin", "metrics"]
 
 PREDICT: Final[Scope] = "predict"
 FEEDBACK: Final[Scope] = "feedback"
 ADMIN: Final[Scope] = "admin"
+METRICS: Final[Scope] = "metrics"
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 LOWEST_RATE: Final = 0.001

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from serve_app.access.keys import ADMIN, FEEDBACK, PREDICT, Scope
+from serve_app.access.keys import ADMIN, FEEDBACK, METRICS, PREDICT, Scope
 
 OPEN: Final = frozenset(
     {
@@ -16,6 +16,9 @@ OPEN: Final = frozenset(
 )
 """Paths for which no key is asked: load balancers and kubelets have none."""
 
+_OWN: Final[dict[str, Scope]] = {"admin": ADMIN, "feedback": FEEDBACK, "metrics": METRICS}
+"""Scopes of the paths that begin so."""
+
 
 def needed_scope(path: str) -> Scope | None:
     """Return what a key must be for to ask for a path; None if no key is needed."""
@@ -23,6 +26,4 @@ def needed_scope(path: str) -> Scope | None:
         return None
     # Stripped, as a route's own pattern matches before a line's end, too.
     first = [part.strip() for part in path.split("/", 2)[1:2]]
-    if first == ["admin"]:
-        return ADMIN
-    return FEEDBACK if first == ["feedback"] else PREDICT
+    return _OWN.get(first[0], PREDICT) if first else PREDICT

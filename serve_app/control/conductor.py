@@ -39,7 +39,7 @@ from serve_app.rollouts.rollout import (
     begun_anew,
     decide,
 )
-from serve_app.routing import STATUS_UNKNOWN, Published, Table, Write, window_of
+from serve_app.routing import ANSWERS, STATUS_UNKNOWN, Published, Table, Write, window_of
 
 logger = logging.getLogger("ray.serve")
 
@@ -179,7 +179,7 @@ class Conductor:
         async with self._aliases:
             try:
                 seen = await asyncio.to_thread(self._tracker.look)
-                self._note_mlflow("answers")
+                self._note_mlflow(ANSWERS)
                 if self._table.unrecorded:
                     await self._record()
                     seen = await asyncio.to_thread(self._tracker.look)

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Protocol
@@ -22,6 +23,7 @@ from serve_app.http import answers, body
 from serve_app.http.answers import REQUEST_ID, Headers
 from serve_app.http.gate import Gate
 from serve_app.http.watch import AFTER_S, Watch
+from serve_app.metrics.counts import GONE, Requests
 from serve_app.models.predictions import NO_ROWS, UNANSWERED, Predictions
 from serve_app.protocols import media
 from serve_app.protocols.question import Answer, Head, Question, Read
@@ -62,6 +64,7 @@ class Endpoint:
         limits: body.Limits,
         gate: Gate,
         headers: Headers,
+        counted: Requests,
         takes: tuple[str, ...] = (media.JSON,),
         offers: tuple[str, ...] = (media.JSON,),
         members: Members = lambda error: None,
@@ -75,6 +78,7 @@ class Endpoint:
         self._answer_timeout_s = limits.answer_timeout_s
         self._gate = gate
         self._headers = headers
+        self._counted = counted
         self._takes = takes
         self._offers = offers
         self._members = members
@@ -82,12 +86,14 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure is a problem document."""
-        counted: AbstractContextManager[object] = _UNCOUNTED
+        begun = time.perf_counter()
+        held: AbstractContextManager[object] = _UNCOUNTED
         try:
-            answer = await self._answer(scope, receive)
+            answer, records = await self._answer(scope, receive)
             if len(answer.body) > answers.SMALL_BYTES:
-                counted = self._gate.answer(len(answer.body))
+                held = self._gate.answer(len(answer.body))
         except body.ClientGoneError:
+            self._counted.refused(GONE)
             return
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer
             await self._refuse(_problem(error, scope), scope, receive, send)
@@ -97,12 +103,14 @@ class Endpoint:
                 *answer.headers,
                 *self._headers,
             ]
-            with counted:
+            with held:
                 await answers.deliver(send, scope, headers, answer.body, self._answer_timeout_s)
+            self._counted.answered(records, time.perf_counter() - begun)
 
     async def _refuse(
         self, problem: ServeError, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        self._counted.refused(problem.status)
         # In a variable of `__call__`, which the problem's traceback holds, it would be a cycle.
         await answers.refuse(
             problem,
@@ -114,7 +122,8 @@ class Endpoint:
             self._max_body_bytes,
         )
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[Answer, int]:
+        """Return the answer, and of how many records it is."""
         headers = _by_name(scope["headers"])
         until = _deadline(headers.get(TIMEOUT))
         head = Head(
@@ -141,12 +150,12 @@ class Endpoint:
 
     async def _let_in(
         self, head: Head, content: bytes, until: float | None, scope: Scope
-    ) -> Answer:
+    ) -> tuple[Answer, int]:
         question = self._read(head, content)
         answer = question.write(await self._predictions(question, until))
         if self._remember is not None and REQUEST_ID in scope:
             self._remember(scope[REQUEST_ID], question, len(content))
-        return answer
+        return answer, len(question.rows)
 
     async def _predictions(self, question: Question, until: float | None) -> Sequence[Predictions]:
         rows = question.rows

@@ -17,6 +17,16 @@ class Gate:
         self._requests = 0
         self._bytes = 0
 
+    @property
+    def requests(self) -> int:
+        """How many requests are under way."""
+        return self._requests
+
+    @property
+    def content_bytes(self) -> int:
+        """How many bytes are under way."""
+        return self._bytes
+
     def check(self) -> None:
         """Raise OverloadedError if one more request would be one too many."""
         if self._requests >= self._max_requests:

@@ -13,6 +13,7 @@ from serve_app.access.scopes import needed_scope
 from serve_app.errors import ECHOED, ForbiddenError, ServeError, UnauthenticatedError
 from serve_app.http import answers
 from serve_app.http.paths import members_for, path_of
+from serve_app.metrics.counts import Requests
 
 KEY_ID: Final = "endeavour.key_id"
 """Where in the ASGI scope the id of the request's key is left."""
@@ -34,8 +35,9 @@ class Guard:
     A service without keys lets everybody through.
     """
 
-    def __init__(self, app: Guarded, source: KeySource, rates: Rates) -> None:
+    def __init__(self, app: Guarded, source: KeySource, rates: Rates, refused: Requests) -> None:
         self._app = app
+        self._refused = refused
         self._source = source
         self._rates = rates
 
@@ -68,6 +70,7 @@ class Guard:
             if needed is not None:
                 await self._rates.take(_checked(key, needed, scope))
         except ServeError as problem:
+            self._refused.refused(problem.status)
             await _refuse(problem, scope, receive, send)
             return
         await answer(scope, receive, send)

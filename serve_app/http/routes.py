@@ -28,6 +28,7 @@ from serve_app.http.endpoint import Endpoint, Predict, Remember
 from serve_app.http.gate import Gate
 from serve_app.http.paths import is_under, members_for, path_of
 from serve_app.http.rollout_pages import RolloutPages
+from serve_app.metrics.counts import VersionCounts
 from serve_app.models.served import ServedModel
 from serve_app.openapi import access_openapi
 from serve_app.openapi import document as openapi
@@ -65,6 +66,11 @@ class Service:
     """Takes a true value; raises ServeError."""
     remember: Remember
     """Takes the rows of requests that were answered, for which true values may come."""
+    counts: VersionCounts
+    """Where requests are counted."""
+    metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
+    """Gives what all ingresses have counted, and its media type, for an `accept` header; raises
+    ServeError."""
 
 
 class Application(Starlette):
@@ -114,13 +120,14 @@ def application(service: Service) -> Application:
         (b"x-model-role", service.role.encode()),
     ]
 
-    def endpoint(read: Read, gate: Gate = service.batches, **options: Any) -> Endpoint:
+    def endpoint(path: str, read: Read, gate: Gate = service.batches, **options: Any) -> Endpoint:
         return Endpoint(
             read,
             service.predict,
             service.limits,
             gate,
             headers,
+            service.counts.requests_of(path, service.role),
             remember=service.remember,
             **options,
         )
@@ -129,16 +136,19 @@ def application(service: Service) -> Application:
     original = Original(reader, model.classes, model.result_type)
     scoring = mlflow_scoring.Scoring(reader)
     endpoints = {
-        "/stream": endpoint(original.stream, service.singles),
-        "/batch": endpoint(original.batch, takes=BATCH_TYPES, offers=BATCH_TYPES),
-        mlflow_scoring.PATH: endpoint(scoring.invocations, **mlflow_scoring.OPTIONS),
+        "/stream": endpoint("/stream", original.stream, service.singles),
+        "/batch": endpoint("/batch", original.batch, takes=BATCH_TYPES, offers=BATCH_TYPES),
+        mlflow_scoring.PATH: endpoint(
+            mlflow_scoring.PATH, scoring.invocations, **mlflow_scoring.OPTIONS
+        ),
     }
     v2 = open_inference.OpenInference(reader, model)
     v2_pages = open_inference_pages.Pages(
         model.version, v2, service.check, lambda: _versions(service.published())
     )
-    v2_infer = endpoint(v2.infer, **open_inference.OPTIONS)
-    v2_endpoints = dict.fromkeys(open_inference_pages.infer_paths(model.version), v2_infer)
+    v2_paths = open_inference_pages.infer_paths(model.version)
+    v2_infer = endpoint(v2_paths[0], v2.infer, **open_inference.OPTIONS)
+    v2_endpoints = dict.fromkeys(v2_paths, v2_infer)
     pages = _Pages(service, headers)
     rollout = RolloutPages(
         service.published, service.command, service.label, model.labels, service.limits
@@ -151,6 +161,7 @@ def application(service: Service) -> Application:
             Route("/health/live", pages.health),
             Route("/health/ready", pages.ready),
             Route("/model", pages.model),
+            Route("/metrics", pages.metrics),
             Route("/ping", mlflow_scoring.ping),
             Route("/version", mlflow_scoring.version),
             Route("/openapi.json", pages.openapi),
@@ -198,6 +209,12 @@ class _Pages:
         """Describe what is served."""
         body = orjson.dumps(describe(self._service.published()))
         return Response(body, media_type=media.JSON, headers=self._headers)
+
+    async def metrics(self, request: Request) -> Response:
+        """Give what was counted, as Prometheus reads it."""
+        accepted = request.headers.get("accept", "")
+        text, media_type = await self._service.metrics(accepted)
+        return Response(text, media_type=media_type)
 
     async def openapi(self, request: Request) -> Response:
         """Give the OpenAPI document."""

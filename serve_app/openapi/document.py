@@ -6,7 +6,7 @@ results and constants can be said.
 
 from typing import Any, Final
 
-from serve_app.errors import MalformedArrowError, NoSuchRouteError
+from serve_app.errors import MalformedArrowError, NoSuchRouteError, NotReadyError
 from serve_app.http.body import Limits
 from serve_app.models.served import ServedModel
 from serve_app.openapi import mlflow_openapi as mlflow
@@ -163,10 +163,20 @@ def _about() -> Described:
     model = answer("The model", content(media.JSON, named("Model")), OF_A_VERSION)
     this = answer("This document", content(media.JSON, {"type": "object"}), OF_A_VERSION)
     page = answer("The page", content("text/html", {}))
+    counted = answer("What was counted", content("text/plain", {"type": "string"}))
     file = answer("The file", {media_type: {"schema": {}} for media_type in FILES.values()})
     name = {"name": "name", "in": "path", "required": True, "schema": {"enum": list(FILES)}}
     return {
         "/model": {"get": operation("model", _ABOUT, "What is served", model)},
+        "/metrics": {
+            "get": operation(
+                "metrics",
+                _ABOUT,
+                "What all ingresses have counted, for Prometheus",
+                counted,
+                errors=(NotReadyError,),
+            )
+        },
         "/openapi.json": {"get": operation("openapi", _ABOUT, "This document", this)},
         "/docs": {"get": operation("docs", _ABOUT, "This document as a page", page)},
         "/docs/{name}": {

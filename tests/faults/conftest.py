@@ -128,7 +128,7 @@ def prepare(
         directory = models.write(
             root / "model", estimator.fit(ROWS), ROWS, ["x"], odd_models.TRUSTED
         )
-    key, sent = keys.create("predict,feedback,admin")
+    key, sent = keys.create("predict,feedback,admin,metrics")
     key_file.add(root / "api_keys", keys.create("predict", note="never used")[0])
     project = running.copy_project(root / "project")
 

@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 
+from serve_app.metrics.reports import LEASE_S, PERIOD_S
 from tests import running, tls
 from tests.faults.conftest import SLOPE, System
 from tests.faults.injections import connected
 from tests.running import ROOT
 from tests.tls import ASK_S
+
+SEEN_S = LEASE_S + 2 * PERIOD_S
+"""Within which a gone ingress is shown no more, and what the others have counted is."""
 
 FOLLOWED_S = 6.0
 """Within which each ingress goes by a changed file; 4 s, and the machine's own delays."""
@@ -50,6 +55,12 @@ def statuses(system: System, sent: str, times: int = 20) -> set[int]:
     return {status(system, sent) for _ in range(times)}
 
 
+def counted(system: System, sent: str) -> requests.Response:
+    """Ask for metrics, as Prometheus sends a key."""
+    headers = {"authorization": f"Bearer {sent}"}
+    return requests.get(f"{system.service.url}/metrics", headers=headers, timeout=10)
+
+
 def test_keys_come_and_go_while_the_service_runs(system: System) -> None:
     """A rotation: both are taken for a while; nobody else notices anything."""
     with system.traffic() as under_way:
@@ -69,7 +80,7 @@ def test_keys_come_and_go_while_the_service_runs(system: System) -> None:
 
 
 def test_a_key_is_for_its_scopes(system: System) -> None:
-    """Predictions, true values, rollouts: each by itself."""
+    """Predictions, true values, rollouts, metrics: each by itself."""
     predict, feedback = keys(system, "create"), keys(system, "create", "--scopes", "feedback")
     running.wait_for(lambda: statuses(system, predict) == {200}, FOLLOWED_S)
     running.wait_for(lambda: statuses(system, feedback) == {403}, FOLLOWED_S)
@@ -82,6 +93,8 @@ def test_a_key_is_for_its_scopes(system: System) -> None:
         assert status(system, predict, route, body) == expected[0]
         assert status(system, feedback, route, body) == expected[1]
     assert status(system, system.service.key, "/admin/rollout", command) == 409
+    assert counted(system, predict).status_code == 403
+    assert system.service.get("/metrics").status_code == 200
     anybody = requests.get(f"{system.service.url}/model", timeout=10)
     assert (anybody.status_code, anybody.json()["code"]) == (401, "unauthenticated")
     assert requests.get(f"{system.service.url}/health/ready", timeout=10).status_code == 200
@@ -94,6 +107,30 @@ def test_a_key_is_for_its_scopes(system: System) -> None:
         timeout=10,
     )
     assert "securitySchemes" in document.json()["components"]
+
+
+def test_any_ingress_says_what_all_have_counted(system: System) -> None:
+    """Whoever answers; requests that were refused for their key are there, too."""
+
+    def seen() -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for family in text_string_to_metric_families(counted(system, system.service.key).text):
+            for sample in family.samples:
+                if sample.name == "endeavour_requests_total":
+                    one = found.setdefault(sample.labels["ingress"], set())
+                    one.add(sample.labels["status"])
+        return found
+
+    def are_both_there() -> bool:
+        both = [seen() for _ in range(4)]
+        return all(
+            len(one) == 2 and all({"200", "401"} <= own for own in one.values()) for one in both
+        )
+
+    for _ in range(20):
+        assert status(system, system.service.key) == 200
+        assert status(system, "edv_nobody.secret") == 401
+    running.wait_for(are_both_there, SEEN_S)
 
 
 def test_a_key_has_its_rate_over_all_ingresses(system: System) -> None:

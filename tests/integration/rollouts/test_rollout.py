@@ -117,6 +117,9 @@ def test_people_pause_resume_and_abort(staged: Stage) -> None:
     staged.await_standing(lambda one: one["challenger"] == version, 30)
     assert command(staged, "pause", "--reason", "to look").returncode == 0
     staged.await_standing(lambda one: one["rollout"]["paused_at"] is not None, 5)
+    running.wait_for(
+        lambda: "endeavour_rollout_paused 1.0" in staged.service.get("/metrics").text, 5
+    )
     shown = command(staged, "status").stdout
     assert f"challenger: version {version}, paused" in shown
     assert "paused already" in command(staged, "pause").stderr

@@ -106,7 +106,10 @@ DIGEST = "ab" * 32
         (f"a.b {DIGEST} predict", "an id has"),
         ("a secret predict", "must be a SHA-256"),
         (f"a {DIGEST.upper()} predict", "must be a SHA-256"),
-        (f"a {DIGEST} predict,root", "no scope 'root': there are predict, feedback, admin"),
+        (
+            f"a {DIGEST} predict,root",
+            "no scope 'root': there are predict, feedback, admin, metrics",
+        ),
         (f"a {DIGEST} predict 0", "must be requests a second, 0.001 at least, or `-`; got '0'"),
         (f"a {DIGEST} predict nan", "got 'nan'"),
         (f"a {DIGEST} predict inf", "got 'inf'"),

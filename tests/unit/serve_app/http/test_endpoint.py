@@ -17,6 +17,7 @@ from serve_app.http.answers import REQUEST_ID
 from serve_app.http.body import Limits
 from serve_app.http.endpoint import Endpoint
 from serve_app.http.gate import Gate
+from serve_app.metrics.counts import GONE, Requests
 from serve_app.models.predictions import UNANSWERED, Predictions
 from serve_app.protocols.question import Answer, Head, Question
 from serve_app.records.rows import Rows
@@ -64,6 +65,7 @@ def ask(
     body_stall_s: float = 5.0,
     scope: dict[str, Any] | None = None,
     hangs_up: bool = False,
+    counted: Requests | None = None,
     members: Any = lambda error: None,
     gate: Gate | None = None,
     pause_s: float = 0.0,
@@ -105,7 +107,15 @@ def ask(
     chunks_left = iter(chunks)
     limits = Limits(LIMIT, body_timeout_s, body_stall_s)
     gate = gate or Gate(10, 2**30)
-    endpoint = Endpoint(read, predict, limits, gate, [(b"x-version", b"7")], members=members)
+    endpoint = Endpoint(
+        read,
+        predict,
+        limits,
+        gate,
+        [(b"x-version", b"7")],
+        counted or Requests(),
+        members=members,
+    )
     request = {
         "type": "http",
         "method": "POST",
@@ -190,6 +200,17 @@ def test_nobody_is_answered_who_has_hung_up() -> None:
     """And the model isn't asked."""
     asked = ask([b"1"], hangs_up=True)
     assert (asked.status, asked.bodies) == (0, [])
+
+
+def test_every_request_is_counted_once() -> None:
+    """Answered with its records and its time, refused with its status, or gone."""
+    counted = Requests()
+    ask([b"1 2 3"], counted=counted)
+    ask([b"1"], headers=[], counted=counted)
+    ask([b"1"], hangs_up=True, counted=counted)
+    assert counted.statuses == {200: 1, 415: 1, GONE: 1}
+    assert (sum(counted.durations), counted.records) == (1, 3)
+    assert 0.0 < counted.seconds < 5.0
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from serve_app.errors import NotReadyError, OverloadedError, ServeError
 from serve_app.http.body import Limits
 from serve_app.http.endpoint import Endpoint
 from serve_app.http.gate import Gate
+from serve_app.metrics.counts import Requests
 from serve_app.models.predictions import Predictions
 from serve_app.protocols.question import Answer, Head, Question
 from serve_app.records.rows import Rows
@@ -55,7 +56,9 @@ async def ask(
     async def send(message: Message) -> None:
         answer.append(message)
 
-    endpoint = Endpoint(read, predict, Limits(1000, 5.0), Gate(10, 1000), [], members=members)
+    endpoint = Endpoint(
+        read, predict, Limits(1000, 5.0), Gate(10, 1000), [], Requests(), members=members
+    )
     scope = {"type": "http", "path": "/", "query_string": b"", "headers": [*HEADERS, *headers]}
     await endpoint(scope, receive, send)
     if not answer:

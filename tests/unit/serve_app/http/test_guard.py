@@ -16,6 +16,7 @@ from serve_app.access.rates import Rates
 from serve_app.access.scopes import OPEN, needed_scope
 from serve_app.http.answers import REQUEST_ID
 from serve_app.http.guard import KEY_ID, Guard
+from serve_app.metrics.counts import Requests
 
 PREDICT, PREDICT_SENT = keys.create("predict")
 FEEDBACK, FEEDBACK_SENT = keys.create("feedback")
@@ -83,7 +84,7 @@ async def asked(guard: Guard, scope: Scope) -> Answered:
 
 def ask(path: str, sent: str | None, *headers: tuple[bytes, bytes]) -> Answered:
     """Ask a service with keys."""
-    guard = Guard(Inside(), KeySource(None, KEYS), Rates())
+    guard = Guard(Inside(), KeySource(None, KEYS), Rates(), Requests())
     return asyncio.run(asked(guard, scope_of(path, sent, *headers)))
 
 
@@ -105,6 +106,8 @@ PATHS = [
     ("/admin\n/rollout", "admin"),
     ("/admin/rollout", "admin"),
     ("/admin", "admin"),
+    ("/metrics", "metrics"),
+    ("/metrics\n", "metrics"),
 ]
 
 
@@ -119,6 +122,15 @@ def test_a_path_asks_for_its_scope(path: str, needed: str) -> None:
     assert ask(path, "edv_nobody.secret").status == 401
 
 
+def test_who_is_refused_is_counted() -> None:
+    """And who is let in is counted where it is answered."""
+    counted = Requests()
+    guard = Guard(Inside(), KeySource(None, KEYS), Rates(), counted)
+    for sent in (None, SENT["feedback"], SENT["predict"]):
+        asyncio.run(asked(guard, scope_of("/stream", sent)))
+    assert counted.statuses == {401: 1, 403: 1}
+
+
 @pytest.mark.parametrize("path", sorted(OPEN))
 def test_health_is_anybodys(path: str) -> None:
     """Load balancers have no keys."""
@@ -127,14 +139,14 @@ def test_health_is_anybodys(path: str) -> None:
 
 def test_a_prefix_changes_nothing() -> None:
     """What an admin key is for is so under any route prefix."""
-    guard = Guard(Inside(), KeySource(None, KEYS), Rates())
+    guard = Guard(Inside(), KeySource(None, KEYS), Rates(), Requests())
     scope = {**scope_of("/models/admin/rollout", PREDICT_SENT), "root_path": "/models"}
     assert asyncio.run(asked(guard, scope)).status == 403
 
 
 def test_what_only_looks_like_a_prefix_changes_nothing_either() -> None:
     """The router doesn't take it off, and answers for the whole path."""
-    guard = Guard(Inside(), KeySource(None, KEYS), Rates())
+    guard = Guard(Inside(), KeySource(None, KEYS), Rates(), Requests())
     scope = {**scope_of("/admin/rollout", PREDICT_SENT), "root_path": "/a"}
     assert asyncio.run(asked(guard, scope)).status == 403
 
@@ -154,7 +166,7 @@ def test_a_refusal_has_what_the_clients_of_its_path_look_for(
     """As all errors there have it, under any prefix."""
 
     async def run(path: str) -> Answered:
-        guard = Guard(Inside(), KeySource(None, KEYS), Rates())
+        guard = Guard(Inside(), KeySource(None, KEYS), Rates(), Requests())
         sent = {**SENT, "slow": SLOW_SENT}.get(whose)
         scope = {**scope_of(prefix + path, sent), "root_path": prefix}
         await asked(guard, dict(scope))  # which uses up a slow key
@@ -201,7 +213,7 @@ def test_a_key_has_its_rate() -> None:
     """Beyond it the answer is 429 with a time; the request id is kept."""
 
     async def run() -> list[Answered]:
-        guard = Guard(Inside(), KeySource(None, KEYS), Rates())
+        guard = Guard(Inside(), KeySource(None, KEYS), Rates(), Requests())
         scope = {**scope_of("/stream", SLOW_SENT), REQUEST_ID: b"r1"}
         return [await asked(guard, dict(scope)) for _ in range(2)]
 
@@ -217,7 +229,7 @@ def test_a_request_is_counted_once() -> None:
 
     async def run(path: str) -> list[int]:
         twice = keys.create("predict", "2")
-        guard = Guard(Inside(), KeySource(None, {VARIABLE: str(twice[0])}), Rates())
+        guard = Guard(Inside(), KeySource(None, {VARIABLE: str(twice[0])}), Rates(), Requests())
         return [(await asked(guard, scope_of(path, twice[1]))).status for _ in range(3)]
 
     for path in ("/stream", "/model"):
@@ -227,13 +239,13 @@ def test_a_request_is_counted_once() -> None:
 def test_who_came_is_known_behind_it() -> None:
     """By the key's id."""
     inside = Inside()
-    guard = Guard(inside, KeySource(None, KEYS), Rates())
+    guard = Guard(inside, KeySource(None, KEYS), Rates(), Requests())
     asyncio.run(asked(guard, scope_of("/stream", PREDICT_SENT)))
     assert inside.came[0][KEY_ID] == PREDICT.id.encode()
 
 
 def test_without_keys_all_are_let_in() -> None:
     """As it is on one's own machine."""
-    guard = Guard(Inside(), KeySource(None, {}), Rates())
+    guard = Guard(Inside(), KeySource(None, {}), Rates(), Requests())
     assert asyncio.run(asked(guard, scope_of("/admin/rollout", None))).status == 200
     assert asyncio.run(asked(guard, scope_of("/stream", "any.thing"))).status == 200

@@ -12,6 +12,7 @@ from serve_app.http.body import Limits
 from serve_app.http.endpoint import Endpoint
 from serve_app.http.gate import Gate
 from serve_app.http.one_write import joined
+from serve_app.metrics.counts import Requests
 from serve_app.models.predictions import Predictions
 from serve_app.protocols.question import Answer, Head, Question
 from serve_app.records.rows import Rows
@@ -40,7 +41,9 @@ def read(head: Head, body: bytes) -> Question:
 
 def answering(gate: Gate, timeout_s: float, answered: asyncio.Queue[bool] | None = None) -> ASGIApp:
     """An endpoint that says after each answer whether its connection is full."""
-    endpoint = Endpoint(read, predict, Limits(1000, 5.0, answer_timeout_s=timeout_s), gate, [])
+    endpoint = Endpoint(
+        read, predict, Limits(1000, 5.0, answer_timeout_s=timeout_s), gate, [], Requests()
+    )
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await endpoint({**scope, TAKES_ABORT: True}, receive, joined(send))

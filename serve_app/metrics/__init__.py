@@ -1,0 +1,1 @@
+"""What `/metrics` says: counted by each ingress, gathered by the controller, shown by any one."""
