@@ -40,6 +40,9 @@ PURE = {
     "serve_app/rollouts/verdicts.py": {"ray", "mlflow", "starlette"},
     "serve_app/rollouts/rollout.py": {"ray", "mlflow", "starlette"},
     "serve_app/rollouts/assignment.py": {"ray", "mlflow", "starlette"},
+    "serve_app/metrics/counts.py": {"ray", "mlflow", "starlette"},
+    "serve_app/metrics/reports.py": {"ray", "mlflow", "starlette"},
+    "serve_app/metrics/exposition.py": {"ray", "mlflow", "starlette"},
 }
 
 
