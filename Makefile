@@ -70,7 +70,7 @@ bench: $(INSTALLED) ## measure the service and its peers, into benchmarks/RESULT
 lint: $(DEV_INSTALLED) ## ruff, mypy, and the checks of Dockerfile, compose file and workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy -n 2
+	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml \
 		deploy/compose.mlflow-page.yml
