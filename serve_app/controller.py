@@ -108,7 +108,11 @@ class RolloutController:
         """Take what an ingress has counted."""
         self._conductor.observe(window, evidence)
 
-    async def report(self, ingress: str, report: IngressReport) -> dict[str, IngressReport]:
+    async def report(self, ingress: str, report: IngressReport) -> None:
+        """Take all that an ingress has counted."""
+        self._reports.note(ingress, report, time.monotonic())
+
+    async def exchange(self, ingress: str, report: IngressReport) -> dict[str, IngressReport]:
         """Take all that an ingress has counted, and return what all of them have."""
         return self._reports.note(ingress, report, time.monotonic())
 

@@ -97,8 +97,10 @@ class Ingress:
         self._batches = Gate(limits.max_requests, limits.max_bytes_under_way)
         self._rates = Rates()
         self._counts = Counts()
-        self._reports: dict[str, Report] = {}
-        self._exchange = Shared(self._exchange_reports, METRICS_KEPT_S)
+        self._texts: dict[bool, tuple[bytes, str]] = {}
+        self._scrapes = {
+            kind: Shared(partial(self._scrape, kind), METRICS_KEPT_S) for kind in (False, True)
+        }
         self._name = serve.get_replica_context().replica_id.unique_id
         ask = following.handle_ask(controller.follow_table, lambda: self._name, self._held)
         news = await following.first(ask)
@@ -226,18 +228,24 @@ class Ingress:
         return state
 
     async def _metrics(self, accepted: str) -> tuple[bytes, str]:
-        await self._exchange()
-        return exposition.render(self._reports, self._published, accepted)
+        as_openmetrics = exposition.is_openmetrics(accepted)
+        await self._scrapes[as_openmetrics]()
+        return self._texts[as_openmetrics]
 
-    async def _exchange_reports(self) -> None:
-        """Tell the controller what was counted here, and hear what the others have."""
+    async def _scrape(self, as_openmetrics: bool) -> None:
+        """Hear what all ingresses have counted, and write it down, off the event loop."""
+        answer = self._controller.exchange.remote(self._name, self._counted())
+        found = await self._asked(answer, METRICS_TIMEOUT_S)
+        self._texts[as_openmetrics] = await asyncio.to_thread(
+            exposition.render, found, self._published, as_openmetrics
+        )
+
+    def _counted(self) -> Report:
         under_way = {
             name: UnderWay(gate.requests, gate.content_bytes)
             for name, gate in (("single", self._singles), ("batch", self._batches))
         }
-        report = Report(self._counts.copy(), under_way, time.process_time())
-        answer = self._controller.report.remote(self._name, report)
-        self._reports = await self._asked(answer, METRICS_TIMEOUT_S)
+        return Report(self._counts.copy(), under_way, time.process_time())
 
     async def _asked(self, answer: Any, within_s: float = CONTROL_TIMEOUT_S) -> Any:
         try:
@@ -268,7 +276,8 @@ class Ingress:
         while True:
             await asyncio.sleep(reports.PERIOD_S)
             try:
-                await self._exchange()
+                told = self._controller.report.remote(self._name, self._counted())
+                await self._asked(told, METRICS_TIMEOUT_S)
             except NotReadyError as error:
                 logger.debug("nobody is told what was counted: %s", error)
             except Exception:  # the next one may do better

@@ -49,14 +49,15 @@ async def send_whole(
 
 async def deliver(
     send: Send, scope: Scope, headers: Headers, body: bytes, timeout_s: float
-) -> None:
+) -> bool:
     """Send an answer that was asked for; of a large one wait until its client has taken most.
 
-    One that takes longer than `timeout_s` is cut off. On Serve's own way neither can be.
+    One that takes longer than `timeout_s` is cut off; returns whether it wasn't. On Serve's own way
+    neither can be.
     """
     if len(body) <= SMALL_BYTES or TAKES_ABORT not in scope:
         await send_whole(send, scope, 200, headers, body)
-        return
+        return True
     try:
         async with asyncio.timeout(timeout_s):
             await send_whole(send, scope, 200, headers, body, is_whole=False)
@@ -64,6 +65,8 @@ async def deliver(
     except TimeoutError:
         await send({"type": ABORT})
         await send({"type": "http.response.body", "body": b""})
+        return False
+    return True
 
 
 async def refuse(

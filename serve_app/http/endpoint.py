@@ -86,15 +86,17 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure is a problem document."""
-        begun = time.perf_counter()
         held: AbstractContextManager[object] = _UNCOUNTED
         try:
-            answer, records = await self._answer(scope, receive)
+            answer, records, began = await self._answer(scope, receive)
             if len(answer.body) > answers.SMALL_BYTES:
                 held = self._gate.answer(len(answer.body))
         except body.ClientGoneError:
             self._counted.refused(GONE)
             return
+        except asyncio.CancelledError:  # on Serve's own way, which ends whoever has hung up
+            self._counted.refused(GONE)
+            raise
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer
             await self._refuse(_problem(error, scope), scope, receive, send)
         else:
@@ -104,8 +106,13 @@ class Endpoint:
                 *self._headers,
             ]
             with held:
-                await answers.deliver(send, scope, headers, answer.body, self._answer_timeout_s)
-            self._counted.answered(records, time.perf_counter() - begun)
+                is_whole = await answers.deliver(
+                    send, scope, headers, answer.body, self._answer_timeout_s
+                )
+            if is_whole:
+                self._counted.answered(records, time.perf_counter() - began)
+            else:
+                self._counted.refused(GONE)
 
     async def _refuse(
         self, problem: ServeError, scope: Scope, receive: Receive, send: Send
@@ -122,8 +129,8 @@ class Endpoint:
             self._max_body_bytes,
         )
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[Answer, int]:
-        """Return the answer, and of how many records it is."""
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[Answer, int, float]:
+        """Return the answer, of how many records it is, and when all of its body was there."""
         headers = _by_name(scope["headers"])
         until = _deadline(headers.get(TIMEOUT))
         head = Head(
@@ -141,10 +148,12 @@ class Endpoint:
             raise answers.leave_unread(error, scope["headers"]) from None
         with self._gate.body() as counted:
             content = await self._bodies.read(headers, receive, counted.grow)
+            began = time.perf_counter()
             self._gate.enter()
             try:
                 with Watch(asyncio.get_running_loop(), self._hang_ups, receive):
-                    return await self._let_in(head, content, until, scope)
+                    answer, records = await self._let_in(head, content, until, scope)
+                    return answer, records, began
             finally:
                 self._gate.leave()
 

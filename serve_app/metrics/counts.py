@@ -29,7 +29,13 @@ BOUNDS_S: Final = (
 GONE: Final = 499
 """Stands for the status of a request whose client hung up before its answer, as nginx has it."""
 
-MOST_VERSIONS: Final = 8
+SHOWN: Final = (200, GONE, 500, 503, 504)
+"""Statuses that are there from the start, as 0: what a series begins with is no increase of it."""
+
+SHOWN_UNLET: Final = (401, 403, 429)
+"""And those of requests that aren't let in."""
+
+MOST_VERSIONS: Final = 4
 """That are counted for: those that take traffic, and the last that did."""
 
 
@@ -37,7 +43,7 @@ MOST_VERSIONS: Final = 8
 class Requests:
     """Requests of one kind."""
 
-    statuses: Counter[int] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=lambda: Counter(dict.fromkeys(SHOWN, 0)))
     durations: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
     """How many were answered within each of BOUNDS_S and not the one before; 200 only."""
     seconds: float = 0.0
@@ -50,7 +56,7 @@ class Requests:
         return Requests(self.statuses.copy(), self.durations.copy(), self.seconds, self.records)
 
     def answered(self, records: int, seconds: float) -> None:
-        """Count one that was answered, so long after its head had come."""
+        """Count one that was answered, so long after all of its body had come."""
         self.statuses[200] += 1
         self.durations[bisect_left(BOUNDS_S, seconds)] += 1
         self.seconds += seconds
@@ -88,9 +94,10 @@ class VersionCounts:
     calls: Calls = field(default_factory=Calls)
 
     def copy(self) -> "VersionCounts":
-        """Return them as they are now, without kinds of which there were no requests."""
-        seen = {kind: one.copy() for kind, one in self.requests.items() if one.statuses}
-        return VersionCounts(seen, replace(self.calls))
+        """Return them as they are now."""
+        # A list, at once: another thread makes the routes of a version, and adds their kinds.
+        requests = {kind: one.copy() for kind, one in list(self.requests.items())}
+        return VersionCounts(requests, replace(self.calls))
 
     def requests_of(self, route: str, role: str) -> Requests:
         """Return where requests of this kind are counted."""
@@ -102,7 +109,9 @@ class Counts:
     """All of it."""
 
     versions: dict[str, VersionCounts] = field(default_factory=dict)
-    not_let_in: Requests = field(default_factory=Requests)
+    not_let_in: Requests = field(
+        default_factory=lambda: Requests(Counter(dict.fromkeys(SHOWN_UNLET, 0)))
+    )
     """Requests that were refused for their API key, before there was a version to answer them."""
 
     def copy(self) -> "Counts":

@@ -16,23 +16,39 @@ from prometheus_client.core import (
     InfoMetricFamily,
     Metric,
 )
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from serve_app.metrics.counts import BOUNDS_S, Report
 from serve_app.routing import ANSWERS, CHAMPION, STATUS_UNKNOWN, Published
 
+_OPENMETRICS: Final = "application/openmetrics-text"
+
 _BUCKETS: Final = (*map(str, BOUNDS_S), "+Inf")
+
+_MEDIA_TYPE: Final = f"{_OPENMETRICS}; version=1.0.0; charset=utf-8"
 
 _OF_REQUESTS: Final = ("ingress", "route", "version", "role")
 _OF_CALLS: Final = ("ingress", "version")
 _OF_GATES: Final = ("ingress", "gate")
 
 
-def render(reports: Mapping[str, Report], published: Published, accepted: str) -> tuple[bytes, str]:
-    """Return the text and its media type: Prometheus' own format, or OpenMetrics if accepted."""
-    encode, media_type = choose_encoder(accepted)
-    return encode(_Collected(reports, published)), media_type
+def is_openmetrics(accepted: str) -> bool:
+    """Whether an `accept` header takes OpenMetrics: who takes it prefers it to Prometheus' own."""
+    # `prometheus_client.choose_encoder` raises for versions that are no numbers.
+    return any(one.split(";")[0].strip() == _OPENMETRICS for one in accepted.split(","))
+
+
+def render(
+    reports: Mapping[str, Report], published: Published, as_openmetrics: bool
+) -> tuple[bytes, str]:
+    """Return the text and its media type: OpenMetrics, or Prometheus' own format."""
+    collected = _Collected(reports, published)
+    if as_openmetrics:
+        text: bytes = openmetrics.generate_latest(collected, version="1.0.0")  # type: ignore[no-untyped-call]
+        return text, _MEDIA_TYPE
+    return generate_latest(collected), CONTENT_TYPE_PLAIN_0_0_4
 
 
 class _Collected(Collector):
@@ -57,7 +73,7 @@ def _requests(reports: Mapping[str, Report]) -> Iterator[Metric]:
     )
     durations = HistogramMetricFamily(
         "endeavour_request_duration_seconds",
-        "From a request's head to the end of its answer; of those answered with 200.",
+        "From the end of a request's body to the end of its answer; of those answered with 200.",
         labels=_OF_REQUESTS,
     )
     records = CounterMetricFamily(
@@ -80,7 +96,7 @@ def _requests(reports: Mapping[str, Report]) -> Iterator[Metric]:
 def _calls(reports: Mapping[str, Report]) -> Iterator[Metric]:
     calls = CounterMetricFamily(
         "endeavour_model_calls",
-        "Calls of ingresses to workers, each for the requests that had come until then.",
+        "Calls of ingresses to workers that were answered, each for the requests that had come.",
         labels=_OF_CALLS,
     )
     records = CounterMetricFamily(
@@ -156,7 +172,7 @@ def _standing(published: Published) -> Iterator[Metric]:
     if status["mlflow"] != STATUS_UNKNOWN["mlflow"]:
         yield gauge(
             "mlflow_answers",
-            "Whether MLflow answered when it was last asked; not there if it never is.",
+            "Whether MLflow did what it was last asked for; not there if it never is asked.",
             status["mlflow"] == ANSWERS,
         )
     yield gauge(

@@ -25,4 +25,4 @@ class Reports:
         self._leases.renew(ingress, now)
         for gone in self._leases.expire(now):
             del self._reports[gone]
-        return self._reports
+        return dict(self._reports)

@@ -48,7 +48,7 @@ def requests_seen(service: Running) -> Counter[tuple[str, str]]:
     seen: Counter[tuple[str, str]] = Counter()
     for labels, value in samples(service).get("endeavour_requests_total", []):
         seen[labels["route"], labels["status"]] += int(value)
-    return seen
+    return +seen
 
 
 def hang_up(service: Running) -> None:

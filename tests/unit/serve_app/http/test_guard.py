@@ -128,7 +128,7 @@ def test_who_is_refused_is_counted() -> None:
     guard = Guard(Inside(), KeySource(None, KEYS), Rates(), counted)
     for sent in (None, SENT["feedback"], SENT["predict"]):
         asyncio.run(asked(guard, scope_of("/stream", sent)))
-    assert counted.statuses == {401: 1, 403: 1}
+    assert +counted.statuses == {401: 1, 403: 1}
 
 
 @pytest.mark.parametrize("path", sorted(OPEN))

@@ -12,7 +12,7 @@ from serve_app.http.body import Limits
 from serve_app.http.endpoint import Endpoint
 from serve_app.http.gate import Gate
 from serve_app.http.one_write import joined
-from serve_app.metrics.counts import Requests
+from serve_app.metrics.counts import GONE, Requests
 from serve_app.models.predictions import Predictions
 from serve_app.protocols.question import Answer, Head, Question
 from serve_app.records.rows import Rows
@@ -39,10 +39,20 @@ def read(head: Head, body: bytes) -> Question:
     return Question(np.ones((1, 1)), lambda found: Answer(b"x" * size))
 
 
-def answering(gate: Gate, timeout_s: float, answered: asyncio.Queue[bool] | None = None) -> ASGIApp:
+def answering(
+    gate: Gate,
+    timeout_s: float,
+    answered: asyncio.Queue[bool] | None = None,
+    counted: Requests | None = None,
+) -> ASGIApp:
     """An endpoint that says after each answer whether its connection is full."""
     endpoint = Endpoint(
-        read, predict, Limits(1000, 5.0, answer_timeout_s=timeout_s), gate, [], Requests()
+        read,
+        predict,
+        Limits(1000, 5.0, answer_timeout_s=timeout_s),
+        gate,
+        [],
+        counted or Requests(),
     )
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,8 +112,8 @@ def test_an_answer_that_nobody_takes_is_cut_off(is_gone: bool) -> None:
     """After its time, or when its client is gone; its bytes count no more."""
 
     async def scenario() -> None:
-        gate = Gate(10, 2 * LARGE)
-        app = answering(gate, SOON_S if is_gone else 0.3)
+        gate, counted = Gate(10, 2 * LARGE), Requests()
+        app = answering(gate, SOON_S if is_gone else 0.3, counted=counted)
         async with asyncio.timeout(SOON_S), serving(app) as port:
             slow, to_slow = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
             to_slow.write(REQUEST)
@@ -115,6 +125,7 @@ def test_an_answer_that_nobody_takes_is_cut_off(is_gone: bool) -> None:
                 head, size = await statuses(slow)
                 assert head == b"HTTP/1.1 200 OK"
                 assert size < LARGE
+                assert (counted.statuses[200], counted.statuses[GONE]) == (0, 1)
             to_slow.close()
 
     asyncio.run(scenario())

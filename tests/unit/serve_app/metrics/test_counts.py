@@ -1,9 +1,11 @@
 """What an ingress counts, and for which versions."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from serve_app.metrics.counts import BOUNDS_S, MOST_VERSIONS, Calls, Counts, Requests
+from serve_app.metrics.counts import BOUNDS_S, MOST_VERSIONS, SHOWN, Calls, Counts, Requests
 from serve_app.metrics.reports import LEASE_S, Reports
 from serve_app.models.predictions import Predictions
 from tests.unit.serve_app.metrics.reporting import report
@@ -18,7 +20,7 @@ def test_a_duration_is_counted_where_its_bound_is(seconds: float, bucket: int) -
     requests.answered(3, seconds)
     assert requests.durations == [int(at == bucket) for at in range(len(BOUNDS_S) + 1)]
     assert (requests.seconds, requests.records) == (seconds, 3)
-    assert requests.statuses == {200: 1}
+    assert requests.statuses == Counter({**dict.fromkeys(SHOWN, 0), 200: 1})
 
 
 def test_of_a_batch_with_other_calls_a_call_has_its_share_of_the_time() -> None:
@@ -44,19 +46,18 @@ def test_a_version_that_takes_traffic_is_never_forgotten() -> None:
 
 
 def test_a_copy_stays_as_it_is() -> None:
-    """It is sent while more is counted; routes that nobody asked are left out."""
+    """It is sent while more is counted."""
     counts = Counts()
     requests = counts.of("1").requests_of("/stream", "champion")
-    counts.of("1").requests_of("/batch", "champion")
     requests.answered(1, 0.1)
     copied = counts.copy()
     requests.answered(1, 0.1)
     counts.of("1").calls.add(Predictions(np.zeros(1)))
     counts.not_let_in.refused(401)
     assert list(copied.versions["1"].requests) == [("/stream", "champion")]
-    assert copied.versions["1"].requests["/stream", "champion"].statuses == {200: 1}
+    assert copied.versions["1"].requests["/stream", "champion"].statuses[200] == 1
     assert copied.versions["1"].calls == Calls()
-    assert not copied.not_let_in.statuses
+    assert copied.not_let_in.statuses[401] == 0
 
 
 def test_an_ingress_that_says_nothing_is_shown_no_more() -> None:

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve_app.metrics.exposition import render
+from serve_app.metrics.exposition import is_openmetrics, render
 from serve_app.rollouts.rollout import State
 from serve_app.routing import STATUS_UNKNOWN, Published, Table
 from tests.unit.serve_app.metrics.reporting import report
@@ -20,7 +20,7 @@ PUBLISHED = Published(Table(9, model_of("7")), (("host", 1, "a-secret"),), ingre
 def values(published: Published, **answered: int) -> dict[tuple[str, Labels], float]:
     """Return all samples of a text by their name and labels."""
     reports = {ingress: report(count) for ingress, count in answered.items()}
-    text, media_type = render(reports, published, "")
+    text, media_type = render(reports, published, as_openmetrics=False)
     assert media_type.startswith("text/plain; version=0.0.4")
     families = text_string_to_metric_families(text.decode())
     return {
@@ -100,7 +100,11 @@ def test_a_rollout_is_seen_with_what_is_wrong() -> None:
 def test_openmetrics_is_given_to_those_who_take_it() -> None:
     """As Prometheus does."""
     accepted = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
-    text, media_type = render({"a": report(1)}, PUBLISHED, accepted)
+    assert is_openmetrics(accepted)
+    assert not any(
+        map(is_openmetrics, ("", "*/*", "text/plain;version=abc", 'text/plain;version="1"'))
+    )
+    text, media_type = render({"a": report(1)}, PUBLISHED, as_openmetrics=True)
     assert media_type.startswith("application/openmetrics-text; version=1.0.0")
     families = openmetrics.text_string_to_metric_families(text.decode())  # type: ignore[no-untyped-call]
     names = {one.name for one in families}
@@ -109,4 +113,4 @@ def test_openmetrics_is_given_to_those_who_take_it() -> None:
 
 def test_no_secret_is_told() -> None:
     """How workers are reached is nobody's business."""
-    assert b"a-secret" not in render({}, PUBLISHED, "")[0]
+    assert b"a-secret" not in render({}, PUBLISHED, as_openmetrics=False)[0]

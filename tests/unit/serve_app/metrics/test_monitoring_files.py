@@ -45,7 +45,9 @@ def panels() -> list[tuple[str, str]]:
 def exposed() -> dict[str, set[str]]:
     """Return the labels of each series that `/metrics` has, with what Prometheus adds."""
     status = {**STATUS_UNKNOWN, "mlflow": "answers"}
-    text = render({"a": report(1)}, Published(Table(9, model_of("7")), status=status), "")[0]
+    text = render(
+        {"a": report(1)}, Published(Table(9, model_of("7")), status=status), as_openmetrics=False
+    )[0]
     labels: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text.decode()):
         for sample in family.samples:
